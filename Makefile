@@ -1,0 +1,119 @@
+# train.cu: `make` builds ./train and says what it found. Everything here can be overridden: make CXX=clang++ MARCH=native
+# Targets: train (default) demo test test-all asan bench format clean. `make help` explains them.
+
+CXX      ?= g++
+DEPS     ?= .deps#          libraries unpacked without root by scripts/setup.sh --prefix .deps
+BUILD    ?= build
+ARCH     := $(shell uname -m)
+MARCH    ?= $(if $(filter x86_64,$(ARCH)),x86-64-v3)#  AVX2 and FMA; AVX-512 is found at run time
+ONEDNN   ?= auto#           auto | 0
+JOBS     ?= $(shell nproc)
+MAKEFLAGS += --no-print-directory -j$(JOBS)
+
+TRIPLET  := $(shell $(CXX) -dumpmachine 2>/dev/null | sed 's/x86_64-linux-gnu/&/;s/-pc-/-/;s/-unknown-/-/')
+DEPS_INC := $(DEPS)/usr/include
+DEPS_LIB := $(DEPS)/usr/lib/$(TRIPLET)
+CPPFLAGS += -I. $(if $(wildcard $(DEPS_INC)),-isystem $(DEPS_INC))
+CXXFLAGS += -std=c++20 -g1 -fopenmp -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-unknown-pragmas $(if $(MARCH),-march=$(MARCH))
+LDLIBS   += -fopenmp -pthread
+ifneq ($(wildcard $(DEPS_LIB)),)
+# old-style rpath: it also covers the libraries that oneDNN itself needs
+LDFLAGS  += -L$(DEPS_LIB) -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN/$(DEPS_LIB)' -Wl,-rpath,$(abspath $(DEPS_LIB)) -Wl,-rpath-link,$(DEPS_LIB)
+endif
+
+# ---- what is installed: one preprocessor call answers for all headers
+probe := $(shell printf '%s\n' \
+  '\#if __has_include(<CLI/CLI.hpp>)' 'cli11' '\#endif' \
+  '\#if __has_include(<nlohmann/json.hpp>)' 'json' '\#endif' \
+  '\#if __has_include(<xxhash.h>)' 'xxhash' '\#endif' \
+  '\#if __has_include(<doctest/doctest.h>)' 'doctest' '\#endif' \
+  '\#if __has_include(<oneapi/dnnl/dnnl.hpp>)' 'onednn' '\#endif' \
+  | $(CXX) $(CPPFLAGS) -E -P -x c++ - 2>/dev/null)
+missing := $(filter-out $(probe),cli11 json xxhash)
+NVCC    := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+
+ifneq ($(filter onednn,$(probe)),)
+ifneq ($(ONEDNN),0)
+CPPFLAGS += -DTRAIN_HAS_ONEDNN
+LDLIBS   += -ldnnl
+has_onednn := yes
+endif
+endif
+
+# ---- what there is to build
+kernel_src := $(wildcard kernels/*.cpp)
+engine_src := $(wildcard src/*/*.cpp)
+test_src   := $(shell find tests -name '*_test.cpp' 2>/dev/null) tests/main.cpp
+objects     = $(patsubst %,$(BUILD)/%.o,$(kernel_src) $(engine_src))
+test_obj    = $(patsubst %,$(BUILD)/%.o,$(test_src))
+TRAIN      ?= train#        the executable's name
+
+.PHONY: all found help demo test test-all asan bench format clean FORCE
+all: found $(TRAIN)
+
+found:
+	@echo "compiler  $(shell $(CXX) --version | head -1)  $(if $(MARCH),-march=$(MARCH))"
+	@echo "oneDNN    $(if $(has_onednn),found: used for CPU matrix products,not found: our own product is used (for more speed: sh scripts/setup.sh$(comma) package libdnnl-dev))"
+	@echo "CUDA      $(if $(NVCC),$(NVCC) found$(comma) not used: this version trains on the CPU,not found: this version trains on the CPU)"
+ifneq ($(missing),)
+	@echo "missing   $(missing): run  sh scripts/setup.sh  (or, without root,  sh scripts/setup.sh --prefix .deps)" >&2; exit 1
+endif
+comma := ,
+
+$(TRAIN): $(BUILD)/train.o $(objects) | found
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(BUILD)/run_tests: $(test_obj) $(objects) | found
+	@echo "link      $@"
+	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# The kernels are compiled for speed; -O3 is where GCC vectorises most.
+$(BUILD)/kernels/%.cpp.o: OPTIMIZE = -O3
+$(BUILD)/tests/%.cpp.o:   OPTIMIZE = -O1
+OPTIMIZE = -O2
+$(BUILD)/%.cpp.o: %.cpp Makefile | found
+	@mkdir -p $(@D)
+	@echo "compile   $<"
+	@$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(OPTIMIZE) -MMD -MP -c $< -o $@
+$(BUILD)/train.o: train.cu Makefile | found
+	@mkdir -p $(@D)
+	@echo "compile   $<"
+	@$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(OPTIMIZE) -MMD -MP -x c++ -c $< -o $@
+
+# The revision is compiled into one file, rebuilt when it changes.
+$(BUILD)/src/base/version.cpp.o: CPPFLAGS += -DTRAIN_REVISION='"$(revision)"'
+$(BUILD)/src/base/version.cpp.o: $(BUILD)/revision
+revision := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+$(BUILD)/revision: FORCE
+	@mkdir -p $(@D)
+	@echo '$(revision)' | cmp -s - $@ || echo '$(revision)' > $@
+
+demo: all
+	sh scripts/demo.sh
+
+test: all $(BUILD)/run_tests
+	$(BUILD)/run_tests --test-suite-exclude="long*"
+	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
+
+test-all: all $(BUILD)/run_tests
+	$(BUILD)/run_tests
+	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
+
+# The tests again under the address and undefined-behaviour sanitizers, in a build folder of their own.
+asan:
+	$(MAKE) BUILD=build/asan TRAIN=build/asan/train CXXFLAGS='$(CXXFLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all' build/asan/run_tests build/asan/train
+	TRAIN_BINARY=build/asan/train build/asan/run_tests --test-suite-exclude="long*"
+
+format:
+	clang-format -i train.cu $$(git ls-files '*.cpp' '*.h')
+
+clean:
+	rm -rf $(BUILD) train
+
+help:
+	@echo "make          build ./train            make test      every test that is quick"
+	@echo "make demo     train on real text       make test-all  the long ones too"
+	@echo "make asan     tests under sanitizers   make format    clang-format"
+	@echo "variables: CXX MARCH=native ONEDNN=0 DEPS=.deps BUILD=build JOBS=2"
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,122 @@
+#include "kernels/activation.h"
+
+#include "kernels/vmath.h"
+
+namespace traincu {
+namespace cpu {
+namespace {
+
+constexpr double sqrt_2_over_pi = 0.7978845608028654, gelu_cubic = 0.044715;
+
+// 0.5 (1 + tanh(u)) is the sigmoid of 2u. Written so, gelu costs one exponential and one division, and large negative x
+// lose no digits in 1 + tanh(u), where tanh(u) is nearly -1. This is 2u.
+template <class T>
+inline T gelu_logit(T x) {
+    return T(2 * sqrt_2_over_pi) * (x + T(gelu_cubic) * x * x * x);
+}
+template <class T>
+inline T gelu_logit_slope(T x) {
+    return T(2 * sqrt_2_over_pi) * (T(1) + T(3 * gelu_cubic) * x * x);
+}
+
+// s = 1 / (1 + e^-z) and 1 - s, which as a difference would have few correct digits for large z.
+template <class T>
+struct Sigmoid {
+    T s, rest;
+    explicit Sigmoid(T z) {
+        T e = vexp(-z);  // never infinite, which times s = 0 would be NaN
+        s = T(1) / (T(1) + e);
+        rest = e * s;
+    }
+};
+
+template <class T>
+void gelu_forward(T* out, const T* inp, int64_t size) {
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < size; i++) out[i] = inp[i] * vsigmoid(gelu_logit(inp[i]));
+}
+
+// (x s(z))' = s + x s (1 - s) z'
+template <class T>
+void gelu_backward(T* dinp, const T* dout, const T* inp, int64_t size) {
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < size; i++) {
+        T x = inp[i];
+        Sigmoid<T> gate(gelu_logit(x));
+        dinp[i] = dout[i] * (gate.s + x * gate.s * gate.rest * gelu_logit_slope(x));
+    }
+}
+
+// gate_up (N,2F), out (N,F)
+template <class T>
+void swiglu_forward(T* out, const T* gate_up, int64_t N, int64_t F) {
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        const T *gate = gate_up + n * 2 * F, *up = gate + F;
+        T* row = out + n * F;
+#pragma omp simd
+        for (int64_t f = 0; f < F; f++) row[f] = gate[f] * vsigmoid(gate[f]) * up[f];
+    }
+}
+
+// silu'(x) = s + x s (1 - s). Both inputs are read before either gradient is written: dgate_up may be gate_up.
+template <class T>
+void swiglu_backward(T* dgate_up, const T* dout, const T* gate_up, int64_t N, int64_t F) {
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        const T *gate = gate_up + n * 2 * F, *up = gate + F, *gradient = dout + n * F;
+        T *dgate = dgate_up + n * 2 * F, *dup = dgate + F;
+#pragma omp simd
+        for (int64_t f = 0; f < F; f++) {
+            T x = gate[f], y = up[f];
+            Sigmoid<T> sigmoid(x);
+            dgate[f] = gradient[f] * y * (sigmoid.s + x * sigmoid.s * sigmoid.rest);
+            dup[f] = gradient[f] * x * sigmoid.s;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace cpu
+
+void gelu_forward(Tensor out, Tensor inp, Stream& stream) {
+    ENSURE(stream.device == Device::cpu);
+    ENSURE(out.is({inp.rows(), inp.cols()}) && out.contiguous() && inp.contiguous());
+    dispatch_real(out.dtype, [&](auto real) {
+        using T = decltype(real);
+        cpu::gelu_forward(out.as<T>(), inp.as<T>(), out.numel());
+    });
+}
+
+void gelu_backward(Tensor dinp, Tensor dout, Tensor inp, Stream& stream) {
+    int64_t N = inp.rows(), F = inp.cols();
+    ENSURE(stream.device == Device::cpu);
+    ENSURE(dinp.is({N, F}) && dinp.contiguous() && dout.is({N, F}) && dout.contiguous() && inp.contiguous());
+    dispatch_real(dinp.dtype, [&](auto real) {
+        using T = decltype(real);
+        cpu::gelu_backward(dinp.as<T>(), dout.as<T>(), inp.as<T>(), dinp.numel());
+    });
+}
+
+void swiglu_forward(Tensor out, Tensor gate_up, Stream& stream) {
+    int64_t N = out.rows(), F = out.cols();
+    ENSURE(stream.device == Device::cpu);
+    ENSURE(out.is({N, F}) && out.contiguous() && gate_up.is({N, 2 * F}) && gate_up.contiguous());
+    dispatch_real(out.dtype, [&](auto real) {
+        using T = decltype(real);
+        cpu::swiglu_forward(out.as<T>(), gate_up.as<T>(), N, F);
+    });
+}
+
+void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up, Stream& stream) {
+    int64_t N = dout.rows(), F = dout.cols();
+    ENSURE(stream.device == Device::cpu);
+    ENSURE(dgate_up.is({N, 2 * F}) && dgate_up.contiguous() && dout.is({N, F}) && dout.contiguous());
+    ENSURE(gate_up.is({N, 2 * F}) && gate_up.contiguous());
+    dispatch_real(dout.dtype, [&](auto real) {
+        using T = decltype(real);
+        cpu::swiglu_backward(dgate_up.as<T>(), dout.as<T>(), gate_up.as<T>(), N, F);
+    });
+}
+
+}  // namespace traincu

@@ -1,0 +1,204 @@
+#include "kernels/attention.h"
+
+#include <omp.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/attention_cpu.h"
+#include "kernels/gemm_cpu.h"
+#include "kernels/vmath.h"
+
+namespace traincu {
+namespace cpu {
+namespace {
+
+template <class T>
+struct Forward {
+    Heads<T> out;
+    T* lse;  // (T,NH)
+    Heads<const T> q, k, v;
+    int64_t NH, group;  // group = NH / NKV
+    T scale;
+};
+
+// A tile of queries of one head, and what is known so far of its softmax and its output.
+template <class T>
+struct QueryTile {
+    TilePlace place;
+    T *q_t = nullptr, *out = nullptr;    // (HS,query_tile), (query_tile,width)
+    T top[query_tile], sum[query_tile];  // the largest score; the sum of exp(score - top), as also in out
+};
+
+// The tiles of one thread.
+template <class T>
+struct ForwardTiles {
+    int64_t width;  // HS filled up
+    TileMemory<T> memory;
+    T *k, *v;  // (key_tile,width)
+    T* s;      // (key_tile,query_tile): scores, then probabilities
+    QueryTile<T> queries[tiles_together];
+
+    explicit ForwardTiles(int64_t HS) : width(round_up(HS, lane_pad)), memory(numbers(HS)) {
+        k = memory.take(key_tile, width), v = memory.take(key_tile, width), s = memory.take(key_tile, query_tile);
+        for (QueryTile<T>& tile : queries) tile.q_t = memory.take(HS, query_tile), tile.out = memory.take(query_tile, width);
+    }
+    static int64_t numbers(int64_t HS) {
+        const auto size = TileMemory<T>::tile_size;
+        return 2 * size(key_tile, HS) + size(key_tile, query_tile) + tiles_together * (size(HS, query_tile) + size(query_tile, HS));
+    }
+};
+
+// One tile of keys and values, `first_key` of the segment, joins what a tile of queries has seen: the online softmax.
+// When the tile raises `top`, what was summed is scaled down to the new one.
+template <class T, int W>
+[[gnu::always_inline]] inline void attend(QueryTile<T>& tile, const ForwardTiles<T>& t, int64_t first_key, int64_t keys, int64_t HS) {
+    const int64_t shift = tile.place.before - first_key, rows = tile.place.rows, lanes = tile.place.lanes;
+    score_product<T, W>(t.s, t.k, t.width, tile.q_t, keys, lanes, HS, shift);
+    T top[query_tile], rescale[query_tile], sum[query_tile];
+    std::copy(tile.top, tile.top + lanes, top);
+    for (int64_t j = 0; j < keys; j++) {
+        T* s = t.s + j * query_tile;
+        const int64_t masked = masked_lanes(j, shift, lanes), begin = masked / lane_pad * lane_pad;
+        for (int64_t i = begin; i < masked; i++) s[i] = -std::numeric_limits<T>::infinity();
+#pragma omp simd
+        for (int64_t i = begin; i < lanes; i++) top[i] = s[i] > top[i] ? s[i] : top[i];
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < lanes; i++) {
+        rescale[i] = vexp(tile.top[i] - top[i]);
+        sum[i] = tile.sum[i] * rescale[i];
+    }
+    for (int64_t j = 0; j < keys; j++) {
+        T* s = t.s + j * query_tile;
+        const int64_t begin = masked_lanes(j, shift, lanes) / lane_pad * lane_pad;
+        std::fill(s, s + begin, T(0));
+#pragma omp simd
+        for (int64_t i = begin; i < lanes; i++) {
+            s[i] = vexp(s[i] - top[i]);
+            sum[i] += s[i];
+        }
+    }
+    for (int64_t i = 0; i < rows; i++)
+        if (rescale[i] != T(1))
+#pragma omp simd
+            for (int64_t d = 0; d < t.width; d++) tile.out[i * t.width + d] *= rescale[i];
+    sum_over_keys<T, W>(tile.out, t.s, t.v, t.width, keys, rows, shift);
+    std::copy(top, top + lanes, tile.top);
+    std::copy(sum, sum + lanes, tile.sum);
+}
+
+// The tiles [first, last) of queries that read one key head; they share each tile of keys that is fetched.
+template <class T, int W>
+[[gnu::always_inline]] inline void forward_tiles(const Forward<T>& f, const Segment& segment, int64_t kv_head, int64_t first, int64_t last,
+                                                 ForwardTiles<T>& t) {
+    const int64_t HS = f.q.size;
+    int64_t end = 0;  // of the keys that any of the tiles sees
+    for (int64_t n = first; n < last; n++) {
+        QueryTile<T>& tile = t.queries[n - first];
+        const TilePlace& at = tile.place = TilePlace(segment, kv_head, f.group, n);
+        end = std::max(end, at.end());
+        transpose_rows(tile.q_t, f.q.row(at.row, at.head), f.q.stride, at.rows, at.lanes, HS, f.scale);
+        std::fill(tile.out, tile.out + at.rows * t.width, T(0));
+        std::fill(tile.top, tile.top + at.lanes, -std::numeric_limits<T>::infinity());
+        std::fill(tile.sum, tile.sum + at.lanes, T(0));
+    }
+    const std::span<QueryTile<T>> tiles(t.queries, static_cast<size_t>(last - first));
+    for (int64_t key = 0; key < end; key += key_tile) {
+        const int64_t keys = std::min(key_tile, end - key), kv_row = segment.kv_start + key;
+        copy_rows(t.k, t.width, f.k.row(kv_row, kv_head), f.k.stride, keys, HS);
+        copy_rows(t.v, t.width, f.v.row(kv_row, kv_head), f.v.stride, keys, HS);
+        for (QueryTile<T>& tile : tiles)
+            if (key < tile.place.end()) attend<T, W>(tile, t, key, std::min(keys, tile.place.end() - key), HS);
+    }
+    for (const QueryTile<T>& tile : tiles) {
+        const TilePlace& at = tile.place;
+        for (int64_t i = 0; i < at.rows; i++) {
+            f.lse[(at.row + i) * f.NH + at.head] = tile.top[i] + std::log(tile.sum[i]);
+            copy_rows(f.out.row(at.row + i, at.head), HS, tile.out + i * t.width, t.width, 1, HS, T(1) / tile.sum[i]);
+        }
+    }
+}
+
+template <class T>
+using ForwardKernel = void (*)(const Forward<T>&, const Segment&, int64_t kv_head, int64_t first, int64_t last, ForwardTiles<T>&);
+
+template <class T>
+void forward_plain(const Forward<T>& f, const Segment& segment, int64_t kv_head, int64_t first, int64_t last, ForwardTiles<T>& tiles) {
+    forward_tiles<T, plain_bytes / sizeof(T)>(f, segment, kv_head, first, last, tiles);
+}
+
+#if defined(__x86_64__)
+[[gnu::target("avx512f,avx512dq,avx512bw,avx512vl,fma")]] void forward_avx512(const Forward<float>& f, const Segment& segment,
+                                                                              int64_t kv_head, int64_t first, int64_t last,
+                                                                              ForwardTiles<float>& tiles) {
+    forward_tiles<float, 16>(f, segment, kv_head, first, last, tiles);
+}
+#endif
+
+template <class T>
+ForwardKernel<T> best_forward() {
+#if defined(__x86_64__)
+    if constexpr (std::is_same_v<T, float>)
+        if (best_simd() == Simd::avx512) return forward_avx512;
+#endif
+    return forward_plain<T>;
+}
+
+template <class T>
+void attention_forward(const Forward<T>& f, std::span<const Segment> segments) {
+    struct Work {
+        const Segment* segment;
+        int64_t kv_head, first, last;  // tiles of queries
+    };
+    std::vector<Work> work;
+    double flops = 0;
+    for (const Segment& s : segments) {
+        const int64_t count = f.group * div_ceil(s.q_len, query_tile);
+        for (int64_t kv_head = 0; kv_head < f.NH / f.group; kv_head++)
+            for (int64_t n = 0; n < count; n += tiles_together) work.push_back({&s, kv_head, n, std::min(n + tiles_together, count)});
+        flops += 4.0 * double(f.NH * f.q.size) * double(s.q_len) * double(s.kv_len);
+    }
+    const int threads = flops > 1e6 ? omp_get_max_threads() : 1;
+    std::vector<ForwardTiles<T>> tiles;
+    tiles.reserve(static_cast<size_t>(threads));
+    for (int t = 0; t < threads; t++) tiles.emplace_back(f.q.size);
+    const ForwardKernel<T> kernel = best_forward<T>();
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (size_t n = 0; n < work.size(); n++)
+        kernel(f, *work[n].segment, work[n].kv_head, work[n].first, work[n].last, tiles[static_cast<size_t>(omp_get_thread_num())]);
+}
+
+}  // namespace
+
+void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, std::span<const Segment> segments) {
+    ENSURE(q.rank == 3 && k.rank == 3 && v.rank == 3);
+    const int64_t T = q.shape[0], NH = q.shape[1], HS = q.shape[2], NKV = k.shape[1];
+    ENSURE(NKV > 0 && NH % NKV == 0 && k.is({k.shape[0], NKV, HS}) && v.is({k.shape[0], NKV, HS}));
+    ENSURE(lse.is({T, NH}) && lse.contiguous());
+    int64_t covered = 0;
+    for (const Segment& s : segments) {
+        ENSURE(s.q_len >= 1 && s.kv_len >= s.q_len && s.q_start >= 0 && s.q_start + s.q_len <= T);
+        ENSURE(s.kv_start >= 0 && s.kv_start + s.kv_len <= k.shape[0]);
+        covered += s.q_len;
+    }
+    ENSURE(covered == T);
+}
+
+}  // namespace cpu
+
+void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, std::span<const Segment> segments,
+                       const AttentionParams& params, Stream& stream) {
+    ENSURE(stream.device == Device::cpu);
+    cpu::check_attention(q, k, v, lse, segments);
+    ENSURE(out.is({q.shape[0], q.shape[1], q.shape[2]}));
+    dispatch_real(out.dtype, [&](auto real) {
+        using T = decltype(real);
+        using cpu::Heads;
+        cpu::attention_forward<T>({Heads<T>(out), lse.as<T>(), Heads<const T>(q), Heads<const T>(k), Heads<const T>(v), q.shape[1],
+                                   q.shape[1] / k.shape[1], static_cast<T>(params.scale)},
+                                  segments);
+    });
+}
+
+}  // namespace traincu

@@ -1,0 +1,156 @@
+// CPU twin of the linear layers: each pass is one product of two strided matrices, a transpose being another pair of strides. f32 goes to
+// the engine in force, f64 to plain loops. The bias gradient reads dout once more.
+#include "kernels/matmul.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <vector>
+
+#include "kernels/gemm_cpu.h"
+
+namespace traincu {
+namespace cpu {
+namespace {
+
+GemmEngine wanted_engine = GemmEngine::automatic;
+
+double seconds = 0;
+
+// Adds the time from its birth to its end to `seconds`.
+struct Stopwatch {
+    std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+    ~Stopwatch() { seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+};
+
+// A (rows, cols) tensor as an operand, as it is or transposed.
+template <class T>
+Matrix<T> plain(const Tensor& t) {
+    return {t.as<T>(), t.row_stride, 1};
+}
+template <class T>
+Matrix<T> transposed(const Tensor& t) {
+    return {t.as<T>(), 1, t.row_stride};
+}
+
+// C (M,N) = A (M,K) B (K,N) + bias, or += A B unit by unit of K.
+void multiply(int64_t M, int64_t N, int64_t K, Matrix<float> a, Matrix<float> b, Tensor c, const float* bias, bool accumulate,
+              int64_t unit) {
+    const GemmOptions options{.bias = bias, .accumulate = accumulate, .unit = unit};
+    auto engine = gemm_engine() == GemmEngine::onednn ? gemm_onednn : gemm;
+    engine(M, N, K, a, b, c.as<float>(), c.row_stride, options);
+}
+
+void multiply(int64_t M, int64_t N, int64_t K, Matrix<double> a, Matrix<double> b, Tensor c, const double* bias, bool accumulate,
+              int64_t unit) {
+    if (unit == 0) unit = K;
+#pragma omp parallel for schedule(static)
+    for (int64_t m = 0; m < M; m++) {
+        double* row = c.as<double>() + m * c.row_stride;
+        if (!accumulate)
+            for (int64_t n = 0; n < N; n++) row[n] = bias ? bias[n] : 0.0;
+        std::vector<double> sum(static_cast<size_t>(N));
+        for (int64_t begin = 0; begin < K; begin += unit) {
+            std::fill(sum.begin(), sum.end(), 0.0);
+            for (int64_t k = begin; k < std::min(begin + unit, K); k++) {
+                const double factor = a.data[m * a.row_stride + k * a.col_stride];
+                const double* line = b.data + k * b.row_stride;
+                for (int64_t n = 0; n < N; n++) sum[static_cast<size_t>(n)] += factor * line[n * b.col_stride];
+            }
+            for (int64_t n = 0; n < N; n++) row[n] += sum[static_cast<size_t>(n)];
+        }
+    }
+}
+
+// total (C) += sums over rows of x (N,C), unit by unit. Threads share out the columns, so that each sum has one order.
+template <class T>
+void add_column_sums(T* total, const Tensor& x, int64_t unit) {
+    constexpr int64_t widest = 1024, narrowest = 16;  // columns of a thread: their sums stay in L1; whole cache lines
+    const int64_t N = x.rows(), C = x.cols(), threads = omp_get_max_threads();
+    const int64_t share = (C + threads - 1) / threads, chunk = std::min(widest, (share + narrowest - 1) / narrowest * narrowest);
+    if (unit == 0) unit = N;
+#pragma omp parallel for schedule(static)
+    for (int64_t c0 = 0; c0 < C; c0 += chunk) {
+        const int64_t width = std::min(chunk, C - c0);
+        for (int64_t begin = 0; begin < N; begin += unit) {
+            std::array<T, widest> sum{};
+            for (int64_t n = begin; n < std::min(begin + unit, N); n++) {
+                const T* row = x.as<T>() + n * x.row_stride + c0;
+                for (int64_t c = 0; c < width; c++) sum[static_cast<size_t>(c)] += row[c];
+            }
+            for (int64_t c = 0; c < width; c++) total[c0 + c] += sum[static_cast<size_t>(c)];
+        }
+    }
+}
+
+}  // namespace
+}  // namespace cpu
+
+void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
+    const int64_t N = inp.rows(), IC = inp.cols(), OC = weight.rows();
+    ENSURE(stream.device == Device::cpu && out.is({N, OC}) && inp.is({N, IC}) && weight.is({OC, IC}) && (!bias || bias.is({OC})));
+    ENSURE(out.dtype == inp.dtype && weight.dtype == inp.dtype);
+    cpu::Stopwatch stopwatch;
+    dispatch_real(inp.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::multiply(N, OC, IC, cpu::plain<T>(inp), cpu::transposed<T>(weight), out, bias ? bias.as<T>() : nullptr, false, 0);
+    });
+}
+
+void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream) {
+    const int64_t N = dout.rows(), OC = dout.cols(), IC = weight.cols();
+    ENSURE(stream.device == Device::cpu && dinp.is({N, IC}) && dout.is({N, OC}) && weight.is({OC, IC}));
+    ENSURE(dinp.dtype == dout.dtype && weight.dtype == dout.dtype);
+    cpu::Stopwatch stopwatch;
+    dispatch_real(dout.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::multiply(N, IC, OC, cpu::plain<T>(dout), cpu::plain<T>(weight), dinp, static_cast<const T*>(nullptr), false, 0);
+    });
+}
+
+void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream) {
+    const int64_t N = dout.rows(), OC = dout.cols(), IC = inp.cols();
+    ENSURE(stream.device == Device::cpu && dweight.is({OC, IC}) && dout.is({N, OC}) && inp.is({N, IC}) && (!dbias || dbias.is({OC})));
+    ENSURE(dweight.dtype == dout.dtype && inp.dtype == dout.dtype && unit_rows >= 0);
+    if (N == 0) return;
+    cpu::Stopwatch stopwatch;
+    dispatch_real(dout.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        cpu::multiply(OC, IC, N, cpu::transposed<T>(dout), cpu::plain<T>(inp), dweight, static_cast<const T*>(nullptr), true, unit_rows);
+        if (dbias) cpu::add_column_sums<T>(dbias.as<T>(), dout, unit_rows);
+    });
+}
+
+void set_gemm_engine(GemmEngine engine) {
+    if (engine == GemmEngine::onednn && cpu::onednn_version().empty())
+        throw Error(ExitCode::usage, "this build has no oneDNN",
+                    "install it (sh scripts/setup.sh) and build again, or choose our own product");
+    if (engine == GemmEngine::onednn && !cpu::onednn_usable())
+        throw Error(ExitCode::usage, "oneDNN's matrix product on this processor gives results that depend on the number of threads",
+                    "choose our own product");
+    cpu::wanted_engine = engine;
+}
+
+GemmEngine gemm_engine() {
+    if (cpu::wanted_engine != GemmEngine::automatic) return cpu::wanted_engine;
+    return cpu::onednn_usable() ? GemmEngine::onednn : GemmEngine::own;
+}
+
+std::string gemm_engine_name() {
+    if (gemm_engine() == GemmEngine::onednn) return "oneDNN " + cpu::onednn_version();
+    switch (cpu::best_simd()) {
+        case cpu::Simd::avx512:
+            return "own (AVX-512)";
+        case cpu::Simd::avx2:
+            return "own (AVX2)";
+        case cpu::Simd::portable:
+            return "own (portable)";
+    }
+    return "own";
+}
+
+double matmul_seconds() { return cpu::seconds; }
+
+}  // namespace traincu

@@ -1,0 +1,39 @@
+// Linear layers: the matrix multiplications that take most of a training step.
+//
+//   forward           out = inp W^T + bias              (N,OC) = (N,IC) (OC,IC)^T + (OC)
+//   backward, input   dinp = dout W                     (N,IC) = (N,OC) (OC,IC)
+//   backward, weight  dweight += dout^T inp             (OC,IC) += (N,OC)^T (N,IC)
+//                     dbias   += sum over rows of dout  (OC)
+//
+// All matrices are row-major; inp, out, dinp, dout may be strided views (slices of a packed buffer). An absent bias or dbias is
+// left out. The backward of the weight goes unit by unit over the rows (kernels/norm.h, "Units"); the gradient is accumulated.
+// Nothing is saved for backward but inp. FLOPs: 2 N OC IC each. Bytes: (N IC + OC IC + N OC) elements each.
+//
+// On a CPU there are two engines behind the same functions: oneDNN's matmul primitive where the library was found at build time,
+// and our own blocked product (kernels/gemm_cpu.cpp), always. f64 uses plain loops: it serves the gradient checks.
+#pragma once
+
+#include <string>
+
+#include "src/base/tensor.h"
+#include "src/device/stream.h"
+
+namespace traincu {
+
+void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
+
+void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream);
+
+void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
+
+// The engine of the f32 products on a CPU. `automatic`: oneDNN where it was built in and its code for this processor gives bits that
+// do not depend on threads or N (AVX-512), else own.
+enum class GemmEngine { automatic, own, onednn };
+void set_gemm_engine(GemmEngine engine);  // Error(usage) if this build or processor lacks it
+GemmEngine gemm_engine();                 // own or onednn
+std::string gemm_engine_name();           // "own (AVX-512)", "oneDNN 2.6.3"
+
+// Seconds spent in the functions above since the program started: a step's share of matrix products is told from it.
+double matmul_seconds();
+
+}  // namespace traincu

@@ -1,0 +1,148 @@
+#include "kernels/norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+namespace traincu {
+namespace cpu {
+namespace {
+
+template <class T>
+T* pointer_or_null(const Tensor& t) {
+    return t ? t.as<T>() : nullptr;
+}
+
+// The sum of term(c) over c < C, in vector lanes. Its order depends on C alone.
+template <class T, class Term>
+inline T row_sum(int64_t C, Term term) {
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t c = 0; c < C; c++) total += term(c);
+    return total;
+}
+
+template <class T>
+void norm_forward(const Tensor& residual, const Tensor& out, const Tensor& mean, const Tensor& rstd, const Tensor& inp,
+                  const Tensor& branch, const Tensor& weight, const Tensor& bias, T eps) {
+    int64_t N = out.rows(), C = out.cols();
+    T *joined = pointer_or_null<T>(residual), *y = out.as<T>(), *means = pointer_or_null<T>(mean), *rstds = rstd.as<T>();
+    const T *x = inp.as<T>(), *added = pointer_or_null<T>(branch), *w = weight.as<T>(), *b = pointer_or_null<T>(bias);
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        // The row is read from memory once; the passes after the first find it in the L1 cache.
+        const T* row = x + n * C;  // (C)
+        if (added) {
+            T* sum = joined + n * C;
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) sum[c] = row[c] + added[n * C + c];
+            row = sum;
+        }
+        T mu = 0;
+        if (means) mu = means[n] = row_sum<T>(C, [=](int64_t c) { return row[c]; }) / T(C);
+        T variance = row_sum<T>(C, [=](int64_t c) { return (row[c] - mu) * (row[c] - mu); }) / T(C);
+        T rs = rstds[n] = T(1) / std::sqrt(variance + eps);
+        T* normed = y + n * C;
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) normed[c] = (row[c] - mu) * rs * w[c] + (b ? b[c] : T(0));
+    }
+}
+
+constexpr int64_t line = 16;  // threads share columns out in whole cache lines
+
+// total[c] += for every unit in ascending order: the sum of its blocks, also in ascending order. For c < width <= line;
+// partials (units, blocks, stride).
+template <class T>
+void fold_units(T* total, const T* partials, int64_t units, int64_t blocks, int64_t stride, int64_t width) {
+    for (int64_t u = 0; u < units; u++) {
+        T sum[line] = {};
+        for (int64_t b = 0; b < blocks; b++) {
+            const T* partial = partials + (u * blocks + b) * stride;
+#pragma omp simd
+            for (int64_t c = 0; c < width; c++) sum[c] += partial[c];
+        }
+        for (int64_t c = 0; c < width; c++) total[c] += sum[c];
+    }
+}
+
+// The gradients of weight and bias sum over rows, which threads share. So that the order of the sum never depends on the number of
+// threads, a unit is cut in blocks of 16 rows, each with partial sums of its own; these are folded when all are there.
+template <class T>
+void norm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbias, const Tensor& dout, const Tensor& dresidual,
+                   const Tensor& inp, const Tensor& mean, const Tensor& rstd, const Tensor& weight, int64_t unit_rows) {
+    constexpr int64_t block_rows = 16;
+    int64_t N = dinp.rows(), C = dinp.cols();
+    if (N == 0) return;
+    int64_t unit = unit_rows > 0 ? std::min(unit_rows, N) : N;
+    int64_t units = (N + unit - 1) / unit, blocks = (unit + block_rows - 1) / block_rows;
+    T *dx = dinp.as<T>(), *dw = dweight.as<T>(), *db = pointer_or_null<T>(dbias);
+    const T *dy = dout.as<T>(), *dres = pointer_or_null<T>(dresidual), *x = inp.as<T>();
+    const T *means = pointer_or_null<T>(mean), *rstds = rstd.as<T>(), *w = weight.as<T>();
+
+    auto partials = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(units * blocks * 2 * C));  // (units, blocks, 2: dw and db, C)
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < units * blocks; block++) {
+            T *dw_part = partials.get() + block * 2 * C, *db_part = dw_part + C;
+            std::fill(dw_part, dw_part + 2 * C, T(0));
+            int64_t unit_begin = block / blocks * unit, begin = unit_begin + block % blocks * block_rows;
+            int64_t end = std::min({begin + block_rows, unit_begin + unit, N});
+            for (int64_t n = begin; n < end; n++) {
+                const T *row = x + n * C, *gradient = dy + n * C, *residual_gradient = dres ? dres + n * C : nullptr;
+                T mu = means ? means[n] : T(0), rs = rstds[n];
+                T average_g = means ? row_sum<T>(C, [=](int64_t c) { return gradient[c] * w[c]; }) / T(C) : T(0);
+                T average_gx = row_sum<T>(C, [=](int64_t c) { return gradient[c] * w[c] * ((row[c] - mu) * rs); }) / T(C);
+                T* dx_row = dx + n * C;
+#pragma omp simd
+                for (int64_t c = 0; c < C; c++) {
+                    T xhat = (row[c] - mu) * rs;
+                    dw_part[c] += gradient[c] * xhat;
+                    db_part[c] += gradient[c];
+                    dx_row[c] =
+                        (residual_gradient ? residual_gradient[c] : T(0)) + rs * (gradient[c] * w[c] - average_g - xhat * average_gx);
+                }
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t c = 0; c < C; c += line) {
+            int64_t width = std::min(line, C - c);
+            fold_units(dw + c, partials.get() + c, units, blocks, 2 * C, width);
+            if (db) fold_units(db + c, partials.get() + C + c, units, blocks, 2 * C, width);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace cpu
+
+void norm_forward(Tensor residual, Tensor out, Tensor mean, Tensor rstd, Tensor inp, Tensor branch, Tensor weight, Tensor bias, double eps,
+                  Stream& stream) {
+    int64_t N = out.rows(), C = out.cols();
+    ENSURE(stream.device == Device::cpu);
+    ENSURE(out.is({N, C}) && out.contiguous() && inp.is({N, C}) && inp.contiguous() && rstd.is({N}) && weight.is({C}));
+    ENSURE(!mean || mean.is({N}));
+    ENSURE(!bias || bias.is({C}));
+    ENSURE(!branch || (branch.is({N, C}) && branch.contiguous() && residual.is({N, C}) && residual.contiguous()));
+    dispatch_real(out.dtype, [&](auto real) {
+        using T = decltype(real);
+        cpu::norm_forward<T>(residual, out, mean, rstd, inp, branch, weight, bias, T(eps));
+    });
+}
+
+void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tensor dresidual, Tensor inp, Tensor mean, Tensor rstd,
+                   Tensor weight, int64_t unit_rows, Stream& stream) {
+    int64_t N = dinp.rows(), C = dinp.cols();
+    ENSURE(stream.device == Device::cpu && unit_rows >= 0);
+    ENSURE(dinp.is({N, C}) && dinp.contiguous() && dout.is({N, C}) && dout.contiguous() && inp.is({N, C}) && inp.contiguous());
+    ENSURE(rstd.is({N}) && weight.is({C}) && dweight.is({C}));
+    ENSURE(!mean || mean.is({N}));
+    ENSURE(!dbias || dbias.is({C}));
+    ENSURE(!dresidual || (dresidual.is({N, C}) && dresidual.contiguous()));
+    dispatch_real(dinp.dtype, [&](auto real) {
+        using T = decltype(real);
+        cpu::norm_backward<T>(dinp, dweight, dbias, dout, dresidual, inp, mean, rstd, weight, unit_rows);
+    });
+}
+
+}  // namespace traincu

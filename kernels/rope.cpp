@@ -1,0 +1,197 @@
+#include "kernels/rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace traincu {
+namespace cpu {
+namespace {
+
+template <class T>
+using Angles = std::shared_ptr<const std::vector<T>>;
+
+// Row p of the table (positions,HS): the cosines of p * theta^(-2i/HS) for i < HS/2, then the sines. Every layer of every step needs the
+// same numbers, so they are computed once per process and kept; the table doubles when a later position is asked for.
+template <class T>
+Angles<T> angles_until(int64_t positions, int64_t HS, double theta) {
+    static std::mutex mutex;
+    static std::map<std::pair<int64_t, double>, Angles<T>> tables;
+    std::lock_guard lock(mutex);
+    Angles<T>& table = tables[{HS, theta}];
+    const int64_t half = HS / 2, have = table ? static_cast<int64_t>(table->size()) / HS : 0;
+    if (positions > have) {
+        std::vector<T> grown(static_cast<size_t>(std::max(positions, 2 * have) * HS));
+        if (table) std::copy(table->begin(), table->end(), grown.begin());
+        for (int64_t i = 0; i < half; i++) {
+            const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(HS));
+            for (int64_t p = have; p < static_cast<int64_t>(grown.size()) / HS; p++) {
+                const double angle = static_cast<double>(p) * frequency;
+                grown[static_cast<size_t>(p * HS + i)] = static_cast<T>(std::cos(angle));
+                grown[static_cast<size_t>(p * HS + half + i)] = static_cast<T>(std::sin(angle));
+            }
+        }
+        table = std::make_shared<const std::vector<T>>(std::move(grown));
+    }
+    return table;
+}
+
+template <class T>
+Angles<T> angles_for(const Tensor& positions, const RopeParams& params) {
+    const int32_t* p = positions.as<int32_t>();
+    const auto [lowest, highest] = std::minmax_element(p, p + positions.rows());
+    ENSURE(*lowest >= 0);
+    return angles_until<T>(*highest + 1, params.head_size, params.theta);
+}
+
+// One head (HS) by the angles of its position; sign = -1 turns back. to = from is allowed.
+template <class T>
+void rotate(T* to, const T* from, const T* angles, int64_t half, T sign) {
+#pragma omp simd
+    for (int64_t i = 0; i < half; i++) {
+        const T a = from[i], b = from[half + i], cosine = angles[i], sine = sign * angles[half + i];
+        to[i] = a * cosine - b * sine;
+        to[half + i] = b * cosine + a * sine;
+    }
+}
+
+// The sum of term(i) over i < HS, in vector lanes: its order depends on HS alone.
+template <class T, class Term>
+T head_sum(int64_t HS, Term term) {
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < HS; i++) total += term(i);
+    return total;
+}
+
+template <class T>
+T* pointer_or_null(const Tensor& t) {
+    return t ? t.as<T>() : nullptr;
+}
+
+template <class T>
+void forward(const Tensor& qk, const Tensor& rstd, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,
+             const Tensor& positions, const RopeParams& params) {
+    const int64_t tokens = qk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
+    const Angles<T> table = params.theta != 0 ? angles_for<T>(positions, params) : nullptr;
+    const T *in = qkv.as<T>(), *qw = pointer_or_null<T>(q_weight), *kw = pointer_or_null<T>(k_weight);
+    const int32_t* position = positions.as<int32_t>();
+    T *out = qk.as<T>(), *rstds = pointer_or_null<T>(rstd);
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t h = 0; h < heads; h++) {
+            const T *x = in + t * qkv.row_stride + h * HS, *w = h < params.n_head ? qw : kw;
+            T* y = out + t * qk.row_stride + h * HS;
+            const T* source = x;
+            if (w) {
+                const T mean_square = head_sum<T>(HS, [=](int64_t i) { return x[i] * x[i]; }) / static_cast<T>(HS);
+                const T rs = rstds[t * heads + h] = 1 / std::sqrt(mean_square + static_cast<T>(params.eps));
+#pragma omp simd
+                for (int64_t i = 0; i < HS; i++) y[i] = x[i] * rs * w[i];
+                source = y;
+            }
+            if (table)
+                rotate(y, source, table->data() + position[t] * HS, HS / 2, T(1));
+            else if (source != y)
+                std::copy(source, source + HS, y);
+        }
+}
+
+// The gradient of one normed head: dx = rstd (g - xhat average(g xhat)) with g = dy w, xhat = x rstd; dw += dy xhat. dx = dy is allowed.
+template <class T>
+void norm_backward(T* dx, T* dw, const T* dy, const T* x, const T* w, T rstd, int64_t HS) {
+    const T average = head_sum<T>(HS, [=](int64_t i) { return dy[i] * w[i] * (x[i] * rstd); }) / static_cast<T>(HS);
+#pragma omp simd
+    for (int64_t i = 0; i < HS; i++) {
+        const T xhat = x[i] * rstd, gradient = dy[i];
+        dw[i] += gradient * xhat;
+        dx[i] = rstd * (gradient * w[i] - xhat * average);
+    }
+}
+
+// dweight (HS) += for every unit, in ascending order: the sum of its blocks. partials (units,blocks,2,HS), of which one of the two.
+template <class T>
+void fold_units(T* dweight, const T* partials, int64_t units, int64_t blocks, int64_t HS) {
+    std::vector<T> sum(static_cast<size_t>(HS));
+    for (int64_t u = 0; u < units; u++) {
+        std::fill(sum.begin(), sum.end(), T(0));
+        for (int64_t b = 0; b < blocks; b++)
+            for (int64_t i = 0; i < HS; i++) sum[static_cast<size_t>(i)] += partials[(u * blocks + b) * 2 * HS + i];
+        for (int64_t i = 0; i < HS; i++) dweight[i] += sum[static_cast<size_t>(i)];
+    }
+}
+
+// Tokens are handed to the threads in blocks of 16 within a unit, each with partial sums of its own for the gradients of the weights:
+// the order of these sums never depends on the number of threads.
+template <class T>
+void backward(const Tensor& dqkv, const Tensor& dq_weight, const Tensor& dk_weight, const Tensor& dqk, const Tensor& rstd,
+              const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight, const Tensor& positions, const RopeParams& params,
+              int64_t unit_rows) {
+    constexpr int64_t block_rows = 16;
+    const int64_t tokens = dqk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
+    const int64_t unit = unit_rows > 0 ? std::min(unit_rows, tokens) : tokens;
+    const int64_t units = (tokens + unit - 1) / unit, blocks = (unit + block_rows - 1) / block_rows;
+    const Angles<T> table = params.theta != 0 ? angles_for<T>(positions, params) : nullptr;
+    const T *dout = dqk.as<T>(), *in = rstd ? qkv.as<T>() : nullptr, *rstds = pointer_or_null<T>(rstd);
+    const T *qw = pointer_or_null<T>(q_weight), *kw = pointer_or_null<T>(k_weight);
+    const int32_t* position = positions.as<int32_t>();
+    T* din = dqkv.as<T>();
+    std::vector<T> partials(static_cast<size_t>(qw ? units * blocks * 2 * HS : 0));
+#pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < units * blocks; block++) {
+        const int64_t unit_begin = block / blocks * unit, begin = unit_begin + block % blocks * block_rows;
+        const int64_t end = std::min({begin + block_rows, unit_begin + unit, tokens});
+        T* dw = qw ? partials.data() + block * 2 * HS : nullptr;  // (2,HS): q, then k
+        for (int64_t t = begin; t < end; t++)
+            for (int64_t h = 0; h < heads; h++) {
+                const T* dy = dout + t * dqk.row_stride + h * HS;
+                T* dx = din + t * dqkv.row_stride + h * HS;
+                if (table)
+                    rotate(dx, dy, table->data() + position[t] * HS, HS / 2, T(-1));
+                else if (dx != dy)
+                    std::copy(dy, dy + HS, dx);
+                const bool is_q = h < params.n_head;
+                if (qw)
+                    norm_backward(dx, is_q ? dw : dw + HS, dx, in + t * qkv.row_stride + h * HS, is_q ? qw : kw, rstds[t * heads + h], HS);
+            }
+    }
+    if (!qw) return;
+    fold_units(dq_weight.as<T>(), partials.data(), units, blocks, HS);
+    fold_units(dk_weight.as<T>(), partials.data() + HS, units, blocks, HS);
+}
+
+// The shapes that both directions share; `qk` and `qkv` stand for their gradients too.
+void check_rope(const Tensor& qk, const Tensor& qkv, const Tensor& rstd, const Tensor& q_weight, const Tensor& k_weight,
+                const Tensor& positions, const RopeParams& p) {
+    const int64_t tokens = qk.rows(), heads = p.n_head + p.n_kv_head;
+    ENSURE(tokens > 0 && positions.is({tokens}));
+    ENSURE(qk.is({tokens, heads * p.head_size}) && qkv.is({tokens, (heads + p.n_kv_head) * p.head_size}));
+    ENSURE(p.theta == 0 || p.head_size % 2 == 0);
+    ENSURE(bool(q_weight) == bool(rstd) && bool(k_weight) == bool(rstd));
+    if (rstd) ENSURE(rstd.is({tokens, heads}) && rstd.contiguous() && q_weight.is({p.head_size}) && k_weight.is({p.head_size}));
+}
+
+}  // namespace
+}  // namespace cpu
+
+void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, const RopeParams& params,
+                          Stream& stream) {
+    ENSURE(stream.device == Device::cpu);
+    cpu::check_rope(qk, qkv, rstd, q_weight, k_weight, positions, params);
+    dispatch_real(qk.dtype, [&](auto real) { cpu::forward<decltype(real)>(qk, rstd, qkv, q_weight, k_weight, positions, params); });
+}
+
+void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tensor dqk, Tensor rstd, Tensor qkv, Tensor q_weight,
+                           Tensor k_weight, Tensor positions, const RopeParams& params, int64_t unit_rows, Stream& stream) {
+    ENSURE(stream.device == Device::cpu && unit_rows >= 0);
+    cpu::check_rope(dqk, dqkv, rstd, q_weight, k_weight, positions, params);
+    if (rstd) ENSURE(qkv.is({dqkv.rows(), dqkv.cols()}) && dq_weight.is({params.head_size}) && dk_weight.is({params.head_size}));
+    dispatch_real(dqk.dtype, [&](auto real) {
+        cpu::backward<decltype(real)>(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, params, unit_rows);
+    });
+}
+
+}  // namespace traincu

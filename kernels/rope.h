@@ -1,0 +1,37 @@
+// QK-norm and rotary positions: what happens to queries and keys between the QKV projection and attention.
+//
+//   QK-norm (Henry et al. 2020; per head as in Qwen3):  x <- x / sqrt(average(x^2) + eps) * weight     over the HS elements of a head
+//   RoPE (Su et al. 2021), at position p, i < HS/2, angle a = p * theta^(-2i/HS):
+//       out[i]        = x[i] cos a - x[i+HS/2] sin a
+//       out[i+HS/2]   = x[i+HS/2] cos a + x[i] sin a        (pairs half a head apart, the convention of Llama and Qwen checkpoints)
+//
+// Shapes: qkv (T,(NH+2*NKV)*HS), query heads first, then key heads, then value heads; values are not touched.
+// qk (T,(NH+NKV)*HS): the result for queries and keys. Without QK-norm, qk may be (and in the model is) the first columns of qkv
+// itself: the rotation is undone in backward, nothing is saved. With QK-norm the input is needed for backward, so qk is a buffer
+// of its own, and rstd (T,NH+NKV) is saved. q_weight, k_weight (HS): present together with rstd, or all three absent.
+// positions (T) i32. theta = 0: no rotation (QK-norm alone).
+// Angles are computed in double: exact to the last bit of the compute type at any position.
+//
+// Backward: dqk (T,(NH+NKV)*HS) -> dqkv's query and key columns (may be the same memory); dq_weight, dk_weight += sums over tokens and
+// heads, unit by unit (kernels/norm.h, "Units"). Bytes per token, s = size of an element: 2s(NH+NKV)HS forward, 3s backward. FLOPs ~12 and
+// ~20 an element.
+#pragma once
+
+#include "src/base/tensor.h"
+#include "src/device/stream.h"
+
+namespace traincu {
+
+struct RopeParams {
+    int64_t n_head = 0, n_kv_head = 0, head_size = 0;
+    double theta = 0;  // base of the wavelengths; 0 = no rotation
+    double eps = 0;    // of the QK-norm
+};
+
+void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, const RopeParams& params,
+                          Stream& stream);
+
+void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tensor dqk, Tensor rstd, Tensor qkv, Tensor q_weight,
+                           Tensor k_weight, Tensor positions, const RopeParams& params, int64_t unit_rows, Stream& stream);
+
+}  // namespace traincu

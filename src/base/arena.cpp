@@ -1,0 +1,42 @@
+#include "src/base/arena.h"
+
+#include <sys/mman.h>
+
+namespace traincu {
+
+constexpr int64_t alignment = 64;  // a cache line, and one AVX-512 register
+
+void Arena::add(Tensor& tensor, std::string name, Dtype dtype, std::initializer_list<int64_t> shape) {
+    ENSURE(!allocated());
+    tensor = Tensor(nullptr, dtype, shape);
+    rows_.push_back({std::move(name), &tensor, bytes_, tensor.bytes()});
+    bytes_ += (tensor.bytes() + alignment - 1) / alignment * alignment;
+}
+
+void Arena::allocate() {
+    ENSURE(!allocated());
+    if (bytes_ == 0) return;
+    // Anonymous memory arrives zeroed, and page by page where it is first touched: the threads that use it place it.
+    memory_ = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory_ == MAP_FAILED) {
+        memory_ = nullptr;
+        throw Error(ExitCode::memory, format("out of memory: the %s arena needs %s", name_.c_str(), human_bytes(bytes_).c_str()),
+                    "use a smaller --batch-size or --seq-len, --recompute block, or a smaller model");
+    }
+    madvise(memory_, static_cast<size_t>(bytes_), MADV_HUGEPAGE);  // fewer TLB misses; harmless if refused
+    for (Row& row : rows_) row.tensor->data = static_cast<std::byte*>(memory_) + row.offset;
+}
+
+Arena::~Arena() {
+    if (memory_) munmap(memory_, static_cast<size_t>(bytes_));
+}
+
+std::string human_bytes(int64_t bytes) {
+    const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = static_cast<double>(bytes);
+    int unit = 0;
+    while (value >= 1024 && unit < 4) value /= 1024, unit++;
+    return unit == 0 ? format("%lld B", static_cast<long long>(bytes)) : format("%.2f %s", value, units[unit]);
+}
+
+}  // namespace traincu

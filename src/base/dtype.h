@@ -1,0 +1,74 @@
+// Element types. A tensor carries its type at run time; kernels are templates chosen by dispatch().
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "src/base/error.h"
+
+namespace traincu {
+
+enum class Dtype { f64, f32, bf16, i32 };  // f64: checks only, on the CPU
+
+constexpr int64_t size_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::f64:
+            return 8;
+        case Dtype::f32:
+            return 4;
+        case Dtype::bf16:
+            return 2;
+        case Dtype::i32:
+            return 4;
+    }
+    return 0;
+}
+
+constexpr const char* name_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::f64:
+            return "f64";
+        case Dtype::f32:
+            return "f32";
+        case Dtype::bf16:
+            return "bf16";
+        case Dtype::i32:
+            return "i32";
+    }
+    return "?";
+}
+
+template <class T>
+struct DtypeOf;
+template <>
+struct DtypeOf<double> {
+    static constexpr Dtype value = Dtype::f64;
+};
+template <>
+struct DtypeOf<float> {
+    static constexpr Dtype value = Dtype::f32;
+};
+template <>
+struct DtypeOf<int32_t> {
+    static constexpr Dtype value = Dtype::i32;
+};
+
+// bf16 is the upper half of an fp32: widening is exact.
+inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+// Calls body(float{}) or body(double{}): the CPU's two compute types.
+template <class Body>
+void dispatch_real(Dtype dtype, Body&& body) {
+    switch (dtype) {
+        case Dtype::f32:
+            body(float{});
+            return;
+        case Dtype::f64:
+            body(double{});
+            return;
+        default:
+            ENSURE(!"a CPU kernel computes in f32 or f64");
+    }
+}
+
+}  // namespace traincu

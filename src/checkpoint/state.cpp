@@ -1,0 +1,135 @@
+#include "src/checkpoint/state.h"
+
+#include <algorithm>
+
+#include "src/base/version.h"
+#include "src/checkpoint/huggingface.h"
+
+namespace traincu {
+
+using nlohmann::ordered_json;
+
+constexpr const char *model_file = "model.safetensors", *config_file = "config.json", *rank_file = "rank_0_of_1.bin";
+constexpr int64_t page = 4096;  // the moments begin on page boundaries
+
+static int64_t pages(int64_t bytes) { return (bytes + page - 1) / page * page; }
+
+// ----------------------------------------------------------------------------------------------------------------------
+// writing
+
+static ordered_json tensor_json(const std::string& name, const std::vector<int64_t>& shape, const char* file, int64_t offset,
+                                int64_t bytes) {
+    return {{"name", name}, {"dtype", "F32"}, {"shape", shape}, {"file", file}, {"offset", offset}, {"bytes", bytes}};
+}
+
+// Where every parameter lies in the flat arenas: another layout (another number of ranks) can be made from it.
+static ordered_json parameters_json(const ParamTable& table) {
+    ordered_json list = ordered_json::array();
+    for (const ParamRow& row : table.rows)
+        list.push_back({{"name", row.name}, {"shape", {row.rows, row.cols}}, {"flat", {row.offset, row.numel()}}});
+    return list;
+}
+
+std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, const ModelConfig& config, const ParamTable& table,
+                             Tensor params, Tensor m, Tensor v, const ordered_json& meta) {
+    for (const Tensor& arena : {params, m, v}) ENSURE(arena.is({table.flat_size}) && arena.dtype == Dtype::f32 && arena.contiguous());
+    const std::vector<ExportedTensor> exported = exported_tensors(config, table);
+    std::vector<StoredTensor> stored;
+    for (const ExportedTensor& tensor : exported) stored.push_back({tensor.name, StoredType::F32, tensor.shape, 0, 0});
+    const std::string header =
+        safetensors_header(stored, {{"format", "pt"}, {"step", std::to_string(step)}});  // transformers asks for "format"
+    const std::string config_text = huggingface_config(config, meta).dump(2) + "\n";
+    const int64_t arena_bytes = params.bytes(), model_bytes = stored.back().offset + stored.back().bytes;
+
+    const std::vector<CheckpointFile> files = {
+        {model_file, model_bytes,
+         [&](FileWriter& file) {
+             file.append(header.data(), static_cast<int64_t>(header.size()));
+             for (const ExportedTensor& tensor : exported)
+                 export_values(tensor, table.rows[static_cast<size_t>(tensor.row)], params,
+                               [&](const float* values, int64_t count) { file.append(values, count * 4); });
+         }},
+        {config_file, static_cast<int64_t>(config_text.size()),
+         [&](FileWriter& file) { file.append(config_text.data(), static_cast<int64_t>(config_text.size())); }},
+        {rank_file, 2 * pages(arena_bytes),
+         [&](FileWriter& file) {
+             for (const Tensor& moment : {m, v}) file.append(moment.data, arena_bytes), file.pad_to(page);
+         }},
+    };
+
+    ordered_json tensors = ordered_json::array();
+    for (const StoredTensor& tensor : stored)
+        tensors.push_back(tensor_json(tensor.name, tensor.shape, model_file, tensor.offset, tensor.bytes));
+    for (const char* name : {"adam_m", "adam_v"})
+        tensors.push_back(
+            tensor_json(name, {table.flat_size}, rank_file, name == std::string("adam_m") ? 0 : pages(arena_bytes), arena_bytes));
+    const ordered_json fields = config_fields(config);
+    const std::string fields_text = fields.dump();
+    ordered_json manifest = {{"format", "train.cu checkpoint"},
+                             {"schema", 1},
+                             {"step", step},
+                             {"run_id", meta.is_object() && meta.contains("run_id") ? meta["run_id"] : ordered_json()},
+                             {"build", revision()},
+                             {"world_size", 1},
+                             {"model", fields},
+                             {"model_hash", hash_text(hash_bytes(fields_text.data(), static_cast<int64_t>(fields_text.size())))},
+                             {"flat_size", table.flat_size},
+                             {"parameters", parameters_json(table)},
+                             {"tensors", tensors},
+                             {"meta", meta}};
+    return commit_checkpoint(io, run_dir, step, files, std::move(manifest));
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// reading
+
+static std::string manifest_path(const FoundCheckpoint& found) { return found.path + "/manifest.json"; }
+
+[[noreturn]] static void mismatch(const FoundCheckpoint& found, const std::string& what, const char* remedy) {
+    throw Error(ExitCode::checkpoint, found.path + " does not fit: " + what, remedy).file(manifest_path(found)).step(found.step);
+}
+
+ModelConfig config_of_checkpoint(const FoundCheckpoint& found) {
+    auto fields = found.manifest.find("model");
+    if (fields == found.manifest.end()) mismatch(found, "its manifest describes no model", "use another checkpoint");
+    return config_from_fields(*fields, manifest_path(found));
+}
+
+static void check_same_model(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table) {
+    const ordered_json theirs = config_fields(config_of_checkpoint(found)), ours = config_fields(config);
+    std::string differences;
+    for (auto& [name, value] : ours.items())
+        if (theirs[name] != value)
+            differences += (differences.empty() ? "" : ", ") + name + " is " + theirs[name].dump() + " there and " + value.dump() + " here";
+    if (!differences.empty()) mismatch(found, differences, "give the options it was made with, or start a new run with another --out");
+    if (found.manifest.at("world_size") != 1)
+        mismatch(found, "it was written by more than one rank", "resume with the number of ranks that wrote it");
+    if (found.manifest.at("flat_size") != table.flat_size || found.manifest.at("parameters") != parameters_json(table))
+        mismatch(found, "its parameters lie in another order",
+                 "resume with the version of the program that wrote it: its revision is in the manifest");
+}
+
+static void read_moment(const FoundCheckpoint& found, const std::string& name, const Tensor& moment) {
+    for (const ordered_json& tensor : found.manifest.at("tensors")) {
+        if (tensor.at("name") != name) continue;
+        InputFile file(found.path + "/" + rank_file, ExitCode::checkpoint, false);
+        int64_t offset = integer_field(tensor, "offset");
+        if (tensor.at("file") != rank_file || tensor.at("bytes") != moment.bytes() || offset < 0 || offset > file.size() - moment.bytes())
+            mismatch(found, "the manifest's place of " + name + " is impossible", "use another checkpoint");
+        return file.read(moment.data, moment.bytes(), offset);
+    }
+    mismatch(found, "it has no " + name, "use another checkpoint");
+}
+
+void read_checkpoint(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table, Tensor params, Tensor m, Tensor v) {
+    try {
+        check_same_model(found, config, table);
+        read_weights(SafetensorsFile(found.path + "/" + model_file), config, table, params);
+        if (m) read_moment(found, "adam_m", m);
+        if (v) read_moment(found, "adam_v", v);
+    } catch (const nlohmann::json::exception& exception) {
+        mismatch(found, std::string("its manifest is not of the expected form: ") + exception.what(), "use another checkpoint");
+    }
+}
+
+}  // namespace traincu

@@ -1,0 +1,40 @@
+// Loss over held-out tokens: used by ./train eval and by the validations of a training run.
+#pragma once
+
+#include <vector>
+
+#include "src/data/loader.h"
+#include "src/data/tokenizer.h"
+#include "src/model/instance.h"
+
+namespace traincu {
+
+struct Evaluation {
+    double loss_sum = 0;  // nats
+    int64_t tokens = 0;   // targets that counted
+    int64_t bytes = 0;    // of text behind them; 0 where the tokenizer is unknown
+
+    double loss() const { return tokens > 0 ? loss_sum / static_cast<double>(tokens) : 0; }
+    double nats_per_byte() const { return bytes > 0 ? loss_sum / static_cast<double>(bytes) : -1; }
+    double bits_per_byte() const { return bytes > 0 ? nats_per_byte() / 0.6931471805599453 : -1; }
+};
+
+class Evaluator {
+public:
+    // The loader must hand out steps of one micro-batch, unshuffled. tokenizer may be null: then bytes are not counted.
+    // max_tokens = 0: the whole data set.
+    Evaluator(WeightStore& weights, Loader& data, int64_t batch_rows, int64_t seq_len, int64_t max_tokens, const Tokenizer* tokenizer);
+
+    const ModelInstance& instance() const { return instance_; }
+    void allocate() { instance_.allocate(); }
+    Evaluation run(Stream& stream);  // always the same tokens: from the beginning of the data
+
+private:
+    WeightStore& weights_;
+    Loader& data_;
+    int64_t batch_rows_, seq_len_, rows_;
+    ModelInstance instance_;
+    std::vector<int32_t> bytes_of_token_;
+};
+
+}  // namespace traincu

@@ -1,0 +1,92 @@
+// ./train generate: a prompt, continued by a model.
+#include <chrono>
+#include <cstdio>
+
+#include "src/base/process.h"
+#include "src/checkpoint/formats.h"
+#include "src/command/commands.h"
+#include "src/command/generation.h"
+#include "src/command/parse.h"
+#include "src/data/tokenizer.h"
+#include "src/plan/memory.h"
+
+namespace traincu {
+
+int generate_command(int argc, char** argv) {
+    CLI::App app(
+        "Continues a prompt with a trained model.\n"
+        "Example: ./train generate --model runs/demo --prompt 'In the beginning' --tokens 400 --temperature 0.8",
+        "./train generate");
+    std::string model, prompt, tokenizer_name;
+    int64_t tokens = 256, samples = 1, seed = 1337, context = 0;
+    SamplingOptions sampling;
+    int threads = 0;
+    bool go_on = false;
+    app.add_option("--model,-e", model, "run directory, checkpoint directory, model.safetensors, or llm.c's .bin")->required();
+    app.add_option("--prompt", prompt, "text to continue; empty = the beginning of a document");
+    app.add_option("--tokens", tokens, "how many to generate")->check(CLI::PositiveNumber);
+    app.add_option("--samples", samples, "how many continuations")->check(CLI::PositiveNumber);
+    app.add_option("--temperature", sampling.temperature, "below 1: safer, above: wilder; 0 = always the most probable token")
+        ->check(CLI::Range(0.0, 100.0));
+    app.add_option("--top-k", sampling.top_k, "choose among the k most probable tokens; 0 = all")->check(CLI::NonNegativeNumber);
+    app.add_option("--top-p", sampling.top_p, "and among the fewest that hold this share of the probability")->check(CLI::Range(0.0, 1.0));
+    app.add_option("--seed", seed, "the same seed gives the same text")->check(CLI::NonNegativeNumber);
+    app.add_option("--context", context, "tokens to look back on; 0 = as in training")->check(CLI::NonNegativeNumber);
+    app.add_option("--tokenizer", tokenizer_name, "if the model does not say: bytes");
+    app.add_flag("--ignore-end-of-text", go_on, "go on where the model ends its text");
+    app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
+    if (!parse_command_line(app, argc, argv)) return 0;
+
+    Stream stream;
+    set_threads(threads);
+    const ModelOnDisk found = find_model(model);
+    const ModelConfig& config = found.config;
+    if (tokenizer_name.empty()) tokenizer_name = found.meta.value("tokenizer", "");
+    if (tokenizer_name.empty())
+        throw Error(ExitCode::usage, format("%s does not say how its tokens become text", model.c_str()),
+                    "give --tokenizer bytes if it was trained on byte tokens")
+            .file(model);
+    auto tokenizer = tokenizer_named(tokenizer_name);
+    if (tokenizer->vocab_size() > config.vocab_size)
+        throw Error(ExitCode::usage,
+                    format("the %s tokenizer has %lld tokens, the model only %lld", tokenizer_name.c_str(),
+                           static_cast<long long>(tokenizer->vocab_size()), static_cast<long long>(config.vocab_size)),
+                    "give the tokenizer that the model was trained with");
+    if (context == 0) context = config.max_seq_len;
+    if (context > config.max_seq_len && config.position == PositionKind::learned)
+        throw Error(ExitCode::usage,
+                    format("--context %lld is longer than the model's position table (%lld)", static_cast<long long>(context),
+                           static_cast<long long>(config.max_seq_len)),
+                    "use a shorter --context");
+
+    WeightStore weights(config, Dtype::f32, false);
+    Generator generator(weights, context);
+    check_fits({&weights.weights, &generator.instance().activations, &generator.instance().scratch});
+    weights.allocate();
+    generator.allocate();
+    load_model(found, weights.table, weights.door.flat_weights());
+
+    std::vector<int32_t> ids = tokenizer->encode(prompt);
+    ids.insert(ids.begin(), tokenizer->eot());  // a document begins with end-of-text, in training too
+    const int32_t stop = go_on ? -1 : tokenizer->eot();
+    int64_t generated = 0;
+    const auto begin = std::chrono::steady_clock::now();
+    for (int64_t s = 0; s < samples; s++) {
+        if (samples > 1) std::printf("--- sample %lld\n", static_cast<long long>(s + 1));
+        std::printf("%s", prompt.c_str());
+        auto print = [&](int32_t id) {
+            if (id >= tokenizer->vocab_size()) return;  // padding of the vocabulary that training never saw
+            std::string piece = tokenizer->decode(std::span(&id, 1));
+            std::fwrite(piece.data(), 1, piece.size(), stdout);
+            std::fflush(stdout);
+        };
+        generated +=
+            static_cast<int64_t>(generator.run(ids, tokens, sampling, static_cast<uint64_t>(seed + s), stop, print, stream).size());
+        std::printf("\n");
+    }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    std::fprintf(stderr, "%lld tokens, %.0f tokens/s\n", static_cast<long long>(generated), static_cast<double>(generated) / seconds);
+    return 0;
+}
+
+}  // namespace traincu

@@ -1,0 +1,29 @@
+// How every command reads its arguments: CLI11 parses; --help goes to stdout, a mistake becomes an Error(usage).
+#pragma once
+
+#include <cstdio>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "src/base/error.h"
+
+namespace traincu {
+
+// False: the user asked for --help and it was printed; the command is done.
+inline bool parse_command_line(CLI::App& app, int argc, char** argv) {
+    try {
+        app.parse(std::vector<std::string>(std::make_reverse_iterator(argv + argc),
+                                           std::make_reverse_iterator(argv)));  // it wants them last first
+    } catch (const CLI::CallForHelp&) {
+        std::fputs(app.help().c_str(), stdout);
+        return false;
+    } catch (const CLI::ParseError& error) {
+        throw Error(ExitCode::usage, app.get_name() + ": " + error.what(), "see " + app.get_name() + " --help");
+    }
+    return true;
+}
+
+}  // namespace traincu

@@ -1,0 +1,113 @@
+// ./train tokenize: text files to token shards.
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "src/base/arena.h"
+#include "src/base/error.h"
+#include "src/base/process.h"
+#include "src/command/commands.h"
+#include "src/command/parse.h"
+#include "src/data/corpus.h"
+
+namespace traincu {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// One line that rewrites itself, on a terminal only.
+class ProgressLine {
+public:
+    void operator()(double share) {
+        double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
+        if (!terminal_ || elapsed - printed_ < 0.2) return;
+        printed_ = elapsed;
+        std::fprintf(stderr, "\rtokenize %3.0f %%   %.0f s left   ", 100 * share, share > 0 ? elapsed * (1 - share) / share : 0.0);
+        std::fflush(stderr);
+    }
+    ~ProgressLine() {
+        if (printed_ > 0) std::fprintf(stderr, "\r%60s\r", "");
+    }
+
+private:
+    bool terminal_ = ::isatty(STDERR_FILENO) == 1;
+    Clock::time_point start_ = Clock::now();
+    double printed_ = 0;
+};
+
+void print_split(const char* name, const SplitSummary& split) {
+    auto number = [](int64_t n) { return static_cast<long long>(n); };
+    if (split.documents == 0) {
+        std::printf("%-6s nothing\n", name);
+        return;
+    }
+    std::printf("%-6s %lld tokens in %lld documents, %.3f bytes per token, %zu shard%s\n", name, number(split.tokens),
+                number(split.documents), static_cast<double>(split.text_bytes) / static_cast<double>(split.tokens), split.shards.size(),
+                split.shards.size() == 1 ? "" : "s");
+    std::printf("       tokens of a document: min %lld   10 %% %lld   median %lld   90 %% %lld   max %lld\n",
+                number(split.length_quantile(0)), number(split.length_quantile(0.1)), number(split.length_quantile(0.5)),
+                number(split.length_quantile(0.9)), number(split.length_quantile(1)));
+}
+
+}  // namespace
+
+int tokenize_command(int argc, char** argv) {
+    TokenizeConfig config;
+    std::string documents = "separator:" + config.documents.separator;
+    config.threads = allowed_cores();
+
+    CLI::App app(
+        "Turns text into token shards for training, and holds some documents out for validation.\n"
+        "Tokens are the bytes of the text (256 ids) and an end-of-text mark before every document (id 256).\n"
+        "Example:  ./train tokenize --out data/books books/*.txt\n"
+        "writes data/books_train_000000.bin, ... and data/books_val_000000.bin, ...",
+        "./train tokenize");
+    app.add_option("FILE_OR_FOLDER", config.inputs, "text files; of a folder, every file in it and below, sorted by path")->required();
+    app.add_option("--out", config.out, "prefix of the shards' names; its folder is made if need be")->required();
+    app.add_option("--documents", documents,
+                   "what a document is: file, lines, or separator:STRING (a line of just STRING ends a document; "
+                   "the end of a file always does)")
+        ->capture_default_str();
+    app.add_option("--val-fraction", config.val_fraction, "share of the documents held out for validation; one at least, unless 0")
+        ->check(CLI::Range(0.0, 0.9))
+        ->capture_default_str();
+    app.add_option("--seed", config.seed, "decides which documents are held out")->capture_default_str();
+    app.add_option("--shard-tokens", config.shard_tokens, "a shard is closed after the document that brings it to this many tokens")
+        ->check(CLI::Range(int64_t{1}, int64_t{2'000'000'000}))
+        ->capture_default_str();
+    app.add_option("--threads", config.threads, "threads that encode")->check(CLI::Range(1, 1024))->capture_default_str();
+    app.add_flag("--force", config.force, "replace the shards that --out has already");
+
+    if (!parse_command_line(app, argc, argv)) return static_cast<int>(ExitCode::done);
+    if (!(config.val_fraction >= 0))  // NaN passes every comparison of a range check
+        throw Error(ExitCode::usage, "--val-fraction: not a number", "./train tokenize --help lists the options");
+    config.documents = DocumentRule::parse(documents);
+
+    std::unique_ptr<Tokenizer> tokenizer = tokenizer_named("bytes");
+    Clock::time_point start = Clock::now();
+    TokenizeSummary summary = [&] {
+        ProgressLine line;
+        return tokenize_corpus(config, *tokenizer, [&](double share) { line(share); });
+    }();
+    double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+
+    int64_t bytes = summary.train.text_bytes + summary.val.text_bytes;
+    std::printf("read   %s of text from %lld files in %.1f s (%.0f MB/s)\n", human_bytes(bytes).c_str(),
+                static_cast<long long>(summary.files), seconds, static_cast<double>(bytes) / 1e6 / std::max(seconds, 1e-9));
+    if (summary.files_without_text > 0)
+        std::printf("       %lld of them hold no text\n", static_cast<long long>(summary.files_without_text));
+    print_split("train", summary.train);
+    print_split("val", summary.val);
+    if (summary.split_inside_document)
+        std::printf(
+            "note   the text is one document: its last part, from a line end on, is the validation text.\n"
+            "       Mark the documents (--documents) to hold out whole ones.\n");
+    std::printf("\nnext:  ./train --data '%s_train_*.bin'%s\n", config.out.c_str(),
+                summary.val.documents > 0 ? (" --val-data '" + config.out + "_val_*.bin'").c_str() : "");
+    return static_cast<int>(ExitCode::done);
+}
+
+}  // namespace traincu

@@ -1,0 +1,42 @@
+// The shape of a model: everything that decides which tensors exist and what the forward pass computes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "src/base/error.h"
+
+namespace traincu {
+
+enum class NormKind { layernorm, rmsnorm };
+enum class PositionKind { learned, rope, none };
+enum class MlpKind { gelu, swiglu };
+
+struct ModelConfig {
+    int64_t n_layer = 4, n_head = 4, n_kv_head = 4;
+    int64_t d_model = 128, d_ff = 512;
+    int64_t head_size = 32;     // n_head * head_size need not be d_model (Qwen3)
+    int64_t vocab_size = 257;   // V
+    int64_t max_seq_len = 256;  // rows of the position table; longest window
+    NormKind norm = NormKind::layernorm;
+    PositionKind position = PositionKind::learned;
+    MlpKind mlp = MlpKind::gelu;
+    bool bias = true;            // biases of linear layers and layernorms
+    bool qk_norm = false;        // rmsnorm of every query and key head
+    bool tie_embeddings = true;  // the LM head is the embedding table
+    double rope_theta = 10000;
+    double norm_eps = 1e-5;
+
+    bool operator==(const ModelConfig&) const = default;
+
+    int64_t padded_vocab() const { return (vocab_size + 63) / 64 * 64; }  // Vp: padded columns cost little, odd widths much
+    int64_t q_width() const { return n_head * head_size; }
+    int64_t kv_width() const { return n_kv_head * head_size; }
+    int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
+    int64_t fc_width() const { return mlp == MlpKind::swiglu ? 2 * d_ff : d_ff; }  // gate and up side by side
+
+    // Error(usage) naming the field if the shape makes no model (heads not dividing, odd head size with rope, ...).
+    void check() const;
+};
+
+}  // namespace traincu

@@ -1,0 +1,326 @@
+#include "src/model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/activation.h"
+#include "kernels/classifier.h"
+#include "kernels/embedding.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
+#include "kernels/reduce.h"
+#include "kernels/rope.h"
+
+namespace traincu {
+
+Recompute recompute_named(const std::string& name) {
+    if (name == "mlp") return Recompute::mlp;
+    if (name == "attention") return Recompute::attention;
+    if (name == "block") return Recompute::block;
+    ENSURE(name == "none");
+    return Recompute::none;
+}
+
+namespace {
+
+bool drops_attention(Recompute r) { return r == Recompute::attention || r == Recompute::block; }
+bool drops_mlp(Recompute r) { return r == Recompute::mlp || r == Recompute::block; }
+
+RopeParams rope_params(const ModelConfig& c) {
+    return {c.n_head, c.n_kv_head, c.head_size, c.position == PositionKind::rope ? c.rope_theta : 0.0, c.norm_eps};
+}
+bool touches_qk(const ModelConfig& c) { return c.qk_norm || c.position == PositionKind::rope; }
+
+}  // namespace
+
+Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& activations, Arena& scratch)
+    : options_(options), door_(door) {
+    const ModelConfig& c = options.config;
+    const Dtype type = options.dtype;
+    const int64_t T = options.max_tokens, C = c.d_model;
+    const bool training = options.training, layernorm = c.norm == NormKind::layernorm;
+    // As many rows of logits at a time as fill about 64 MB: large enough for an efficient product, far below (T,V).
+    chunk_ = std::clamp<int64_t>((int64_t{64} << 20) / (c.padded_vocab() * size_of(type)), 64, 4096);
+    chunk_ = std::min(chunk_ / 64 * 64, T);
+
+    activations.add(slot_.tokens, "tokens", Dtype::i32, {T});
+    activations.add(slot_.targets, "targets", Dtype::i32, {T});
+    activations.add(slot_.positions, "positions", Dtype::i32, {T});
+    activations.add(slot_.loss_weights, "loss_weights", Dtype::f32, {T});
+    activations.add(slot_.branch, "branch", type, {T, C});
+    slot_.blocks.resize(static_cast<size_t>(c.n_layer));
+    for (int64_t layer = 0; layer < c.n_layer; layer++) {
+        BlockSlot& s = slot_.blocks[static_cast<size_t>(layer)];
+        std::string prefix = format("block.%lld.", static_cast<long long>(layer));
+        auto add = [&](bool kept, Tensor BlockSlot::*field, const char* name, std::initializer_list<int64_t> shape) {
+            if (layer == 0 || (training && kept))
+                activations.add(s.*field, prefix + name, type, shape);
+            else
+                shared_.emplace_back(static_cast<size_t>(layer), field);
+        };
+        const bool keep_attention = !drops_attention(options.recompute), keep_mlp = !drops_mlp(options.recompute);
+        add(true, &BlockSlot::x, "x", {T, C});
+        if (layernorm) add(true, &BlockSlot::norm1_mean, "norm1_mean", {T}), add(true, &BlockSlot::norm2_mean, "norm2_mean", {T});
+        add(true, &BlockSlot::norm1_rstd, "norm1_rstd", {T});
+        add(true, &BlockSlot::norm2_rstd, "norm2_rstd", {T});
+        add(keep_attention, &BlockSlot::norm1_out, "norm1_out", {T, C});
+        add(keep_attention, &BlockSlot::qkv, "qkv", {T, c.qkv_width()});
+        if (c.qk_norm) {
+            add(keep_attention, &BlockSlot::qk, "qk", {T, c.q_width() + c.kv_width()});
+            add(keep_attention, &BlockSlot::qk_rstd, "qk_rstd", {T, c.n_head + c.n_kv_head});
+        }
+        add(keep_attention, &BlockSlot::attention_out, "attention_out", {T, c.q_width()});
+        add(keep_attention, &BlockSlot::lse, "lse", {T, c.n_head});
+        add(options.recompute != Recompute::block, &BlockSlot::x_mid, "x_mid", {T, C});
+        add(keep_mlp, &BlockSlot::norm2_out, "norm2_out", {T, C});
+        add(keep_mlp, &BlockSlot::fc, "fc", {T, c.fc_width()});
+        add(keep_mlp, &BlockSlot::act, "act", {T, c.d_ff});
+        if (options.cache_tokens > 0) {
+            activations.add(s.cache.k, prefix + "cache_k", type, {options.cache_tokens, c.kv_width()});
+            activations.add(s.cache.v, prefix + "cache_v", type, {options.cache_tokens, c.kv_width()});
+        }
+    }
+    activations.add(slot_.head.x, "head.x", type, {T, C});
+    if (layernorm) activations.add(slot_.head.mean, "head.mean", type, {T});
+    activations.add(slot_.head.rstd, "head.rstd", type, {T});
+    activations.add(slot_.head.norm_out, "head.norm_out", type, {T, C});
+    activations.add(slot_.head.losses, "head.losses", type, {T});
+    scratch.add(logits_, "logits", type, {chunk_, c.padded_vocab()});
+    if (!training) return;
+
+    activations.add(slot_.head.dnorm_out, "head.dnorm_out", type, {T, C});
+    scratch.add(d_.stream[0], "dstream.even", type, {T, C});
+    scratch.add(d_.stream[1], "dstream.odd", type, {T, C});
+    scratch.add(d_.mid, "dx_mid", type, {T, C});
+    scratch.add(d_.norm_out, "dnorm_out", type, {T, C});
+    scratch.add(d_.qkv, "dqkv", type, {T, c.qkv_width()});
+    if (c.qk_norm) scratch.add(d_.qk, "dqk", type, {T, c.q_width() + c.kv_width()});
+    scratch.add(d_.attention_out, "dattention_out", type, {T, c.q_width()});
+    scratch.add(d_.fc, "dfc", type, {T, c.fc_width()});
+    scratch.add(d_.act, "dact", type, {T, c.d_ff});
+}
+
+void Transformer::bind() {
+    const ModelConfig& c = options_.config;
+    for (auto [layer, field] : shared_) slot_.blocks[layer].*field = slot_.blocks[0].*field;
+    if (c.qk_norm) return;
+    const int64_t qk_width = c.q_width() + c.kv_width();
+    for (BlockSlot& s : slot_.blocks) s.qk = s.qkv.slice_cols(0, qk_width);
+    if (options_.training) d_.qk = d_.qkv.slice_cols(0, qk_width);
+}
+
+void Transformer::load(const MicroBatch& batch) {
+    ENSURE(batch.T() > 0 && batch.T() <= options_.max_tokens);
+    slot_.T = batch.T();
+    slot_.segments = batch.segments;
+    slot_.branch_pending = false;
+    size_t n = static_cast<size_t>(batch.T());
+    std::memcpy(slot_.tokens.data, batch.tokens.data(), n * sizeof(int32_t));
+    std::memcpy(slot_.targets.data, batch.targets.data(), n * sizeof(int32_t));
+    std::memcpy(slot_.positions.data, batch.positions.data(), n * sizeof(int32_t));
+    std::memcpy(slot_.loss_weights.data, batch.loss_weights.data(), n * sizeof(float));
+}
+
+double Transformer::attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(options_.config.head_size)); }
+
+Transformer::Qkv Transformer::heads(const BlockSlot& s) const {
+    const ModelConfig& c = options_.config;
+    Tensor qk = view(s.qk), qkv = view(s.qkv);
+    return {qk.slice_cols(0, c.q_width()).view({slot_.T, c.n_head, c.head_size}),
+            qk.slice_cols(c.q_width(), c.kv_width()).view({slot_.T, c.n_kv_head, c.head_size}),
+            qkv.slice_cols(c.q_width() + c.kv_width(), c.kv_width()).view({slot_.T, c.n_kv_head, c.head_size})};
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------
+// forward
+
+void Transformer::forward(int part, double loss_scale, Stream& stream) {
+    ENSURE(door_.held(part));
+    if (part == 0) {
+        const EmbedTensors& w = door_.weights().embed;
+        embedding_forward(view(slot_.blocks[0].x), view(slot_.tokens), view(slot_.positions), w.tokens, w.positions, stream);
+    } else if (part <= options_.config.n_layer) {
+        forward_block(part - 1, stream);
+    } else {
+        forward_head(loss_scale, stream);
+    }
+}
+
+void Transformer::forward_block(int layer, Stream& stream) {
+    BlockSlot& s = slot_.blocks[static_cast<size_t>(layer)];
+    const BlockTensors& w = door_.weights().blocks[static_cast<size_t>(layer)];
+    if (slot_.branch_pending) {
+        const BlockSlot& previous = slot_.blocks[static_cast<size_t>(layer - 1)];
+        norm_forward(view(s.x), view(s.norm1_out), view(s.norm1_mean), view(s.norm1_rstd), view(previous.x_mid), view(slot_.branch),
+                     w.norm1, w.norm1_bias, options_.config.norm_eps, stream);
+    } else {
+        norm_forward({}, view(s.norm1_out), view(s.norm1_mean), view(s.norm1_rstd), view(s.x), {}, w.norm1, w.norm1_bias,
+                     options_.config.norm_eps, stream);
+    }
+    forward_attention(s, w, true, stream);
+    forward_mlp(s, w, true, true, stream);
+    slot_.branch_pending = true;
+}
+
+// norm1_out -> q, k, v -> attention_out -> branch.
+void Transformer::forward_attention(BlockSlot& s, const BlockTensors& w, bool with_output, Stream& stream) {
+    const ModelConfig& c = options_.config;
+    linear_forward(view(s.qkv), view(s.norm1_out), w.qkv, w.qkv_bias, stream);
+    if (touches_qk(c))
+        qk_norm_rope_forward(view(s.qk), view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions), rope_params(c), stream);
+    auto [q, k, v] = heads(s);
+    if (s.cache.k) {  // generation: the new keys and values join those of the tokens before
+        const int64_t end = slot_.cached + slot_.T;
+        ENSURE(end <= s.cache.k.rows());
+        for (int64_t t = 0; t < slot_.T; t++) {
+            const size_t bytes = static_cast<size_t>(c.kv_width() * size_of(k.dtype));
+            std::memcpy(s.cache.k.slice_rows(slot_.cached + t, 1).data, k.slice_rows(t, 1).data, bytes);
+            std::memcpy(s.cache.v.slice_rows(slot_.cached + t, 1).data, v.slice_rows(t, 1).data, bytes);
+        }
+        k = s.cache.k.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
+        v = s.cache.v.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
+    }
+    attention_forward(view(s.attention_out).view({slot_.T, c.n_head, c.head_size}), view(s.lse), q, k, v, slot_.segments,
+                      {attention_scale()}, stream);
+    if (with_output) linear_forward(view(slot_.branch), view(s.attention_out), w.attention_out, w.attention_out_bias, stream);
+}
+
+// x + branch = x_mid -> norm2_out -> fc -> act -> branch.
+void Transformer::forward_mlp(BlockSlot& s, const BlockTensors& w, bool join_branch, bool with_output, Stream& stream) {
+    const ModelConfig& c = options_.config;
+    Tensor inp = view(join_branch ? s.x : s.x_mid), branch = join_branch ? view(slot_.branch) : Tensor();
+    norm_forward(view(s.x_mid), view(s.norm2_out), view(s.norm2_mean), view(s.norm2_rstd), inp, branch, w.norm2, w.norm2_bias, c.norm_eps,
+                 stream);
+    linear_forward(view(s.fc), view(s.norm2_out), w.fc, w.fc_bias, stream);
+    if (c.mlp == MlpKind::swiglu)
+        swiglu_forward(view(s.act), view(s.fc), stream);
+    else
+        gelu_forward(view(s.act), view(s.fc), stream);
+    if (with_output) linear_forward(view(slot_.branch), view(s.act), w.mlp_out, w.mlp_out_bias, stream);
+}
+
+void Transformer::head_norm(Stream& stream) {
+    const HeadTensors& w = door_.weights().head;
+    HeadSlot& s = slot_.head;
+    const BlockSlot& last = slot_.blocks.back();
+    ENSURE(slot_.branch_pending);
+    norm_forward(view(s.x), view(s.norm_out), view(s.mean), view(s.rstd), view(last.x_mid), view(slot_.branch), w.norm, w.norm_bias,
+                 options_.config.norm_eps, stream);
+}
+
+// Loss and, in training, everything that needs the logits: they exist only one chunk of rows at a time.
+void Transformer::forward_head(double loss_scale, Stream& stream) {
+    const Tensor weight = door_.weights().head.lm_head;
+    HeadSlot& s = slot_.head;
+    head_norm(stream);
+    ClassifierParams params{options_.config.vocab_size, loss_scale, options_.z_loss, options_.training};
+    for (int64_t begin = 0; begin < slot_.T; begin += chunk_) {
+        const int64_t n = std::min(chunk_, slot_.T - begin);
+        Tensor hidden = s.norm_out.slice_rows(begin, n), logits = logits_.slice_rows(0, n);
+        linear_forward(logits, hidden, weight, {}, stream);
+        classifier(s.losses.slice_rows(begin, n), logits, slot_.targets.slice_rows(begin, n), slot_.loss_weights.slice_rows(begin, n),
+                   params, stream);
+        if (!options_.training) continue;
+        linear_backward_input(s.dnorm_out.slice_rows(begin, n), logits, weight, stream);
+        linear_backward_weight(door_.gradients().head.lm_head, {}, logits, hidden, options_.unit_rows, stream);
+    }
+}
+
+double Transformer::loss_sum(Stream& stream) const { return sum(view(slot_.head.losses), stream); }
+
+Tensor Transformer::logits_of_last(int64_t n, Stream& stream) {
+    ENSURE(n <= chunk_ && n <= slot_.T);
+    head_norm(stream);
+    slot_.cached += slot_.T;
+    Tensor logits = logits_.slice_rows(0, n);
+    linear_forward(logits, slot_.head.norm_out.slice_rows(slot_.T - n, n), door_.weights().head.lm_head, {}, stream);
+    return logits.slice_cols(0, options_.config.vocab_size);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------
+// backward
+
+Tensor Transformer::upstream_gradient(int layer) const { return view(d_.stream[(layer + 2) & 1]); }
+
+void Transformer::recompute(int part, Stream& stream) {
+    ENSURE(door_.held(part) && part >= 1 && part <= options_.config.n_layer);
+    BlockSlot& s = slot_.blocks[static_cast<size_t>(part - 1)];
+    const BlockTensors& w = door_.weights().blocks[static_cast<size_t>(part - 1)];
+    // The same kernels on the same inputs: the same bits as the forward's.
+    if (drops_attention(options_.recompute)) {
+        norm_forward({}, view(s.norm1_out), view(s.norm1_mean), view(s.norm1_rstd), view(s.x), {}, w.norm1, w.norm1_bias,
+                     options_.config.norm_eps, stream);
+        forward_attention(s, w, options_.recompute == Recompute::block, stream);
+    }
+    if (drops_mlp(options_.recompute)) forward_mlp(s, w, options_.recompute == Recompute::block, false, stream);
+}
+
+void Transformer::backward_input(int part, Stream& stream) {
+    ENSURE(door_.held(part));
+    const int64_t L = options_.config.n_layer;
+    if (part == L + 1) {
+        const HeadTensors &w = door_.weights().head, &d = door_.gradients().head;
+        const HeadSlot& s = slot_.head;
+        norm_backward(upstream_gradient(static_cast<int>(L) - 1), d.norm, d.norm_bias, view(s.dnorm_out), {}, view(s.x), view(s.mean),
+                      view(s.rstd), w.norm, options_.unit_rows, stream);
+    } else if (part >= 1) {
+        backward_input_block(part - 1, stream);
+    }  // the embedding has no input gradient
+}
+
+void Transformer::backward_input_block(int layer, Stream& stream) {
+    const ModelConfig& c = options_.config;
+    const BlockSlot& s = slot_.blocks[static_cast<size_t>(layer)];
+    const BlockTensors& w = door_.weights().blocks[static_cast<size_t>(layer)];
+    const BlockTensors& d = door_.gradients().blocks[static_cast<size_t>(layer)];
+    Tensor dout = upstream_gradient(layer);
+    // the feed-forward half
+    linear_backward_input(view(d_.act), dout, w.mlp_out, stream);
+    if (c.mlp == MlpKind::swiglu)
+        swiglu_backward(view(d_.fc), view(d_.act), view(s.fc), stream);
+    else
+        gelu_backward(view(d_.fc), view(d_.act), view(s.fc), stream);
+    linear_backward_input(view(d_.norm_out), view(d_.fc), w.fc, stream);
+    norm_backward(view(d_.mid), d.norm2, d.norm2_bias, view(d_.norm_out), dout, view(s.x_mid), view(s.norm2_mean), view(s.norm2_rstd),
+                  w.norm2, options_.unit_rows, stream);
+    // the attention half
+    linear_backward_input(view(d_.attention_out), view(d_.mid), w.attention_out, stream);
+    const int64_t T = slot_.T, qw = c.q_width(), kw = c.kv_width();
+    auto [q, k, v] = heads(s);
+    Tensor dqk = view(d_.qk), dqkv = view(d_.qkv);
+    Tensor dq = dqk.slice_cols(0, qw).view({T, c.n_head, c.head_size}), dk = dqk.slice_cols(qw, kw).view({T, c.n_kv_head, c.head_size});
+    Tensor dv = dqkv.slice_cols(qw + kw, kw).view({T, c.n_kv_head, c.head_size});
+    for (Tensor t : {dk, dv})  // accumulated by attention
+        for (int64_t row = 0; row < T; row++) std::memset(t.slice_rows(row, 1).data, 0, static_cast<size_t>(kw * size_of(t.dtype)));
+    attention_backward(dq, dk, dv, view(d_.attention_out).view({T, c.n_head, c.head_size}),
+                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), q, k, v, slot_.segments, {attention_scale()},
+                       stream);
+    if (touches_qk(c))
+        qk_norm_rope_backward(dqkv, d.q_norm, d.k_norm, dqk, view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions),
+                              rope_params(c), options_.unit_rows, stream);
+    linear_backward_input(view(d_.norm_out), dqkv, w.qkv, stream);
+    norm_backward(upstream_gradient(layer - 1), d.norm1, d.norm1_bias, view(d_.norm_out), view(d_.mid), view(s.x), view(s.norm1_mean),
+                  view(s.norm1_rstd), w.norm1, options_.unit_rows, stream);
+}
+
+void Transformer::backward_weight(int part, Stream& stream) {
+    if (part == 0) {
+        const EmbedTensors& d = door_.gradients().embed;
+        embedding_backward(d.tokens, d.positions, upstream_gradient(-1), view(slot_.tokens), view(slot_.positions), stream);
+    } else if (part <= options_.config.n_layer) {
+        backward_weight_block(part - 1, stream);
+    }  // the head's were added with the loss
+}
+
+void Transformer::backward_weight_block(int layer, Stream& stream) {
+    const BlockSlot& s = slot_.blocks[static_cast<size_t>(layer)];
+    const BlockTensors& d = door_.gradients().blocks[static_cast<size_t>(layer)];
+    const int64_t unit = options_.unit_rows;
+    linear_backward_weight(d.mlp_out, d.mlp_out_bias, upstream_gradient(layer), view(s.act), unit, stream);
+    linear_backward_weight(d.fc, d.fc_bias, view(d_.fc), view(s.norm2_out), unit, stream);
+    linear_backward_weight(d.attention_out, d.attention_out_bias, view(d_.mid), view(s.attention_out), unit, stream);
+    linear_backward_weight(d.qkv, d.qkv_bias, view(d_.qkv), view(s.norm1_out), unit, stream);
+}
+
+}  // namespace traincu

@@ -1,0 +1,149 @@
+// The transformer: embedding, blocks, head, each with forward, backward_input and backward_weight over an explicit Slot. Nothing here loops
+// over micro-batches or layers: the schedule does (src/parallel/schedule.h), and the executor runs it.
+//
+//   embed     x = wte[token] + wpe[position]
+//   block l   x   = x + branch                          the previous block's MLP output joins the residual stream
+//             n1  = norm1(x);  q,k,v = n1 Wqkv;  q,k = rope(qk_norm(q,k))
+//             a   = attention(q,k,v);  branch = a Wout
+//             xm  = x + branch;  n2 = norm2(xm);  h = n2 Wfc;  branch = act(h) Wmlp
+//   head      x   = x + branch;  n = final_norm(x);  logits = n Whead^T;  loss, and in training its gradient, chunk by chunk
+//
+// Between parts the residual stream is a pair (x, branch) whose sum it is, so that the addition is fused with the norm that follows.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "src/base/arena.h"
+#include "src/device/stream.h"
+#include "src/model/batch.h"
+#include "src/model/weights.h"
+
+namespace traincu {
+
+// Which of a block's activations are computed again in the backward instead of kept.
+enum class Recompute {
+    none,
+    mlp,        // norm2's output, the feed-forward layer and its activation
+    attention,  // norm1's output, q, k, v, the attention output
+    block,      // both, and the stream between them: only the block's input is kept
+};
+Recompute recompute_named(const std::string& name);
+
+// Keys and values of the tokens so far, for generation. One for each layer.
+struct KvCache {
+    Tensor k, v;  // (maxT, NKV*HS)
+};
+
+struct BlockSlot {
+    Tensor x;                       // (T,C) the residual stream at the block's input
+    Tensor norm1_mean, norm1_rstd;  // (T)
+    Tensor norm1_out;               // (T,C)
+    Tensor qkv;                     // (T,(NH+2*NKV)*HS); without QK-norm its q and k columns are rotated in place
+    Tensor qk, qk_rstd;             // (T,(NH+NKV)*HS), (T,NH+NKV): q and k after QK-norm and rotation; a view of qkv without QK-norm
+    Tensor attention_out, lse;      // (T,NH*HS), (T,NH)
+    Tensor x_mid;                   // (T,C) the stream between the halves
+    Tensor norm2_mean, norm2_rstd;  // (T)
+    Tensor norm2_out;               // (T,C)
+    Tensor fc;                      // (T,F) or (T,2F)
+    Tensor act;                     // (T,F)
+    KvCache cache;                  // generation only
+};
+
+struct HeadSlot {
+    Tensor x;           // (T,C)
+    Tensor mean, rstd;  // (T)
+    Tensor norm_out;    // (T,C)
+    Tensor dnorm_out;   // (T,C) gradient of norm_out, computed with the loss (the logits are gone by the backward)
+    Tensor losses;      // (T) weight * loss of each token
+};
+
+// One micro-batch's saved activations.
+struct Slot {
+    Tensor tokens, targets, positions, loss_weights;  // (T) i32, i32, i32, f32
+    std::vector<Segment> segments;
+    std::vector<BlockSlot> blocks;
+    HeadSlot head;
+    Tensor branch;                // (T,C) what the last half-block adds to the stream
+    bool branch_pending = false;  // the stream is x + branch, not x alone
+    int64_t T = 0;                // tokens of the micro-batch now in the slot
+    int64_t cached = 0;           // tokens already in the caches (generation)
+};
+
+struct ModelOptions {
+    ModelConfig config;
+    Dtype dtype = Dtype::f32;  // f64 for gradient checks
+    int64_t max_tokens = 0;    // the largest micro-batch
+    Recompute recompute = Recompute::none;
+    int64_t unit_rows = 256;  // sums over tokens go unit by unit (kernels/norm.h)
+    double z_loss = 0;
+    bool training = true;      // gradients and saved activations; else one block's memory serves all
+    int64_t cache_tokens = 0;  // room of the key/value caches; 0 = none
+};
+
+class Transformer {
+public:
+    // Declares activations and scratch in the arenas; usable after they were allocated and bind() was called.
+    Transformer(const ModelOptions& options, WeightDoor& door, Arena& activations, Arena& scratch);
+    void bind();
+
+    // Copies a micro-batch's inputs into the slot.
+    void load(const MicroBatch& batch);
+
+    // One part each: 0 = embedding, 1..L = blocks, L+1 = head. loss_scale: 1 / (loss tokens of the whole optimizer step).
+    void forward(int part, double loss_scale, Stream& stream);
+    void recompute(int part, Stream& stream);
+    void backward_input(int part, Stream& stream);
+    void backward_weight(int part, Stream& stream);
+
+    // Sum over the micro-batch of weight * loss, after the head's forward.
+    double loss_sum(Stream& stream) const;
+    // Loss of each token (T), after the head's forward.
+    Tensor losses() const { return view(slot_.head.losses); }
+    // Logits (n,V) of the last n tokens of the slot, n <= the chunk size, after forward() of all blocks: for generation.
+    Tensor logits_of_last(int64_t n, Stream& stream);
+
+    void clear_cache() { slot_.cached = 0; }
+    int64_t cached() const { return slot_.cached; }
+
+    const ModelOptions& options() const { return options_; }
+    int n_parts() const { return static_cast<int>(options_.config.n_layer) + 2; }
+
+private:
+    void forward_attention(BlockSlot& s, const BlockTensors& w, bool with_output, Stream& stream);
+    void forward_mlp(BlockSlot& s, const BlockTensors& w, bool join_branch, bool with_output, Stream& stream);
+    void forward_block(int layer, Stream& stream);
+    void forward_head(double loss_scale, Stream& stream);
+    void head_norm(Stream& stream);
+    void backward_input_block(int layer, Stream& stream);
+    void backward_weight_block(int layer, Stream& stream);
+    Tensor view(const Tensor& t) const { return t ? t.slice_rows(0, slot_.T) : t; }  // the rows in use; absent stays absent
+    Tensor upstream_gradient(int layer) const;  // of the stream after block `layer`; layer = -1: of the embedding
+    struct Qkv {
+        Tensor q, k, v;
+    };
+    Qkv heads(const BlockSlot& s) const;  // q, k, v as (T,heads,HS) views
+    double attention_scale() const;
+
+    ModelOptions options_;
+    WeightDoor& door_;
+    Slot slot_;
+    int64_t chunk_ = 0;  // rows of logits at a time
+    // What is not kept for the backward shares the first block's memory: every block overwrites it.
+    std::vector<std::pair<size_t, Tensor BlockSlot::*>> shared_;
+
+    // Gradients of the block under way. They live from its backward_input to its backward_weight.
+    struct {
+        Tensor stream[2];      // (T,C) of the residual stream, alternating by layer
+        Tensor mid;            // (T,C) of x_mid
+        Tensor norm_out;       // (T,C) of a norm's output
+        Tensor qkv;            // (T,(NH+2*NKV)*HS)
+        Tensor qk;             // (T,(NH+NKV)*HS), a view of qkv without QK-norm
+        Tensor attention_out;  // (T,NH*HS)
+        Tensor fc;             // (T,F or 2F)
+        Tensor act;            // (T,F)
+    } d_;
+    Tensor logits_;  // (chunk,Vp)
+};
+
+}  // namespace traincu

@@ -1,0 +1,169 @@
+// How fast matrix products are, as a fraction of what this processor's multipliers can do, and beside oneDNN where it was built in.
+//
+//   g++ -std=c++20 -I. -O3 -march=x86-64-v3 -fopenmp -DTRAIN_HAS_ONEDNN -o /tmp/gemm_bench tests/bench/gemm_bench.cpp
+//       kernels/gemm_cpu.cpp kernels/gemm_onednn.cpp src/base/error.cpp -ldnnl
+//   OMP_WAIT_POLICY=passive /tmp/gemm_bench [wall]
+//
+// Every figure is the best of many repetitions, taken in turns, and the peak is measured among them: a busy machine then disturbs
+// all columns alike. Time is the processor time that the threads were given, divided by their number, so that neighbours count
+// little; with `wall` it is the clock on the wall, the right one on a machine of one's own: it also counts waiting for one another.
+// The peak is a loop of multiply-adds on registers alone, on all threads at once.
+#include <omp.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "kernels/gemm_cpu.h"
+
+using namespace traincu::cpu;
+
+namespace {
+
+bool wall_clock = false;
+
+double now() {
+    timespec t;
+    clock_gettime(wall_clock ? CLOCK_MONOTONIC : CLOCK_PROCESS_CPUTIME_ID, &t);
+    double seconds = static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+    return wall_clock ? seconds : seconds / omp_get_max_threads();
+}
+
+double seconds_of(const std::function<void()>& work) {
+    double start = now();
+    work();
+    return now() - start;
+}
+
+constexpr int64_t peak_steps = 500000;
+constexpr int chains = 12;  // independent sums: more than a multiply-add's latency times the number of multipliers
+
+template <int W>
+struct Vector {
+    typedef float Register __attribute__((vector_size(W * 4)));
+};
+
+// chains * W multiply-adds per step. `seed` is unknown to the compiler, so that nothing is computed beforehand.
+template <int W>
+[[gnu::always_inline]] inline float multiply_add(float seed) {
+    using Register = typename Vector<W>::Register;
+    Register sum[chains], factor = seed - Register{}, term = factor * 0.5f;
+    for (int i = 0; i < chains; i++) sum[i] = factor + static_cast<float>(i);
+    for (int64_t step = 0; step < peak_steps; step++)
+#pragma GCC unroll 16
+        for (int i = 0; i < chains; i++) sum[i] = sum[i] * factor + term;
+    Register total = {};
+    for (int i = 0; i < chains; i++) total += sum[i];
+    float result = 0;
+    for (int i = 0; i < W; i++) result += total[i];
+    return result;
+}
+
+float multiply_add_portable(float seed) { return multiply_add<4>(seed); }
+#if defined(__x86_64__)
+[[gnu::target("avx2,fma")]] float multiply_add_avx2(float seed) { return multiply_add<8>(seed); }
+[[gnu::target("avx512f")]] float multiply_add_avx512(float seed) { return multiply_add<16>(seed); }
+#endif
+
+// GFLOP/s of one burst on all threads.
+double peak(Simd simd) {
+    float (*burst)(float) = multiply_add_portable;
+    int width = 4;
+#if defined(__x86_64__)
+    if (simd == Simd::avx2) burst = multiply_add_avx2, width = 8;
+    if (simd == Simd::avx512) burst = multiply_add_avx512, width = 16;
+#endif
+    const int threads = omp_get_max_threads();
+    double seconds = seconds_of([&] {
+#pragma omp parallel
+        {
+            volatile float seed = 0.5f;
+            volatile float result = burst(seed);
+            (void)result;
+        }
+    });
+    return 2.0 * chains * width * peak_steps * threads / seconds * 1e-9;
+}
+
+enum class Pass { forward, input, weight };
+
+struct Row {
+    const char* what;
+    int64_t N, IC, OC;
+};
+
+struct Best {
+    double own[3] = {}, onednn = 0, peak[3] = {};  // GFLOP/s; indexed by Simd
+};
+
+Best measure(const Row& row, Pass pass) {
+    const int64_t unit = 256;
+    const int64_t N = row.N, IC = row.IC, OC = row.OC;
+    std::vector<float> inp(static_cast<size_t>(N * IC), 1e-3f), weight(static_cast<size_t>(OC * IC), 2e-3f),
+        out(static_cast<size_t>(N * OC), 3e-3f);
+    for (size_t i = 0; i < inp.size(); i++) inp[i] = 1e-3f * static_cast<float>(i % 17);
+    auto product = [&](auto engine, Simd simd) {
+        GemmOptions options{.simd = simd};
+        if (pass == Pass::forward) engine(N, OC, IC, {inp.data(), IC, 1}, {weight.data(), 1, IC}, out.data(), OC, options);
+        if (pass == Pass::input) engine(N, IC, OC, {out.data(), OC, 1}, {weight.data(), IC, 1}, inp.data(), IC, options);
+        options.accumulate = true, options.unit = unit;
+        if (pass == Pass::weight) engine(OC, IC, N, {out.data(), 1, OC}, {inp.data(), IC, 1}, weight.data(), IC, options);
+    };
+    const double flops = 2.0 * static_cast<double>(N) * static_cast<double>(IC) * static_cast<double>(OC);
+    Best best;
+    double spent = 0;
+    for (int round = 0; round < 400 && (round < 5 || spent < 1.5); round++) {
+        for (Simd simd : {Simd::avx2, Simd::avx512}) {
+            if (!has_simd(simd)) continue;
+            size_t i = static_cast<size_t>(simd);
+            double t = seconds_of([&] { product(gemm, simd); });
+            best.own[i] = std::max(best.own[i], flops / t * 1e-9), spent += t;
+            best.peak[i] = std::max(best.peak[i], peak(simd));
+        }
+        if (!onednn_usable() || pass == Pass::weight) continue;  // gemm_onednn takes our own product for weight gradients
+        double t = seconds_of([&] { product(gemm_onednn, best_simd()); });
+        best.onednn = std::max(best.onednn, flops / t * 1e-9), spent += t;
+    }
+    return best;
+}
+
+void table(int threads) {
+    omp_set_num_threads(threads);
+    const Row rows[] = {{"1024^3", 1024, 1024, 1024},      {"124M qkv", 256, 768, 2304},   {"124M mlp up", 256, 768, 3072},
+                        {"124M mlp down", 256, 3072, 768}, {"124M head", 256, 768, 50304}, {"demo qkv", 4096, 128, 384},
+                        {"small mlp up", 4096, 256, 1024}};
+    std::printf("\n%d thread%s, GFLOP/s (%% of the peak measured in the same rounds)\n", threads, threads > 1 ? "s" : "");
+    std::printf("%-14s %5s x %4s x %5s  %-8s %14s %14s %8s %11s\n", "layer", "N", "IC", "OC", "pass", "own AVX2", "own AVX-512", "oneDNN",
+                "best/oneDNN");
+    Best highest;
+    for (const Row& row : rows)
+        for (Pass pass : {Pass::forward, Pass::input, Pass::weight}) {
+            Best b = measure(row, pass);
+            const char* name = pass == Pass::forward ? "forward" : pass == Pass::input ? "dinp" : "dweight";
+            std::printf("%-14s %5lld x %4lld x %5lld  %-8s", row.what, static_cast<long long>(row.N), static_cast<long long>(row.IC),
+                        static_cast<long long>(row.OC), name);
+            for (size_t i : {size_t{1}, size_t{2}}) {
+                std::printf(" %7.0f (%2.0f %%)", b.own[i], b.peak[i] > 0 ? 100 * b.own[i] / b.peak[i] : 0.0);
+                highest.peak[i] = std::max(highest.peak[i], b.peak[i]);
+            }
+            if (b.onednn > 0)
+                std::printf(" %8.0f %11.2f\n", b.onednn, std::max(b.own[1], b.own[2]) / b.onednn);
+            else
+                std::printf(" %8s %11s\n", "-", "-");
+            std::fflush(stdout);
+        }
+    std::printf("peak: AVX2 %.0f, AVX-512 %.0f GFLOP/s\n", highest.peak[1], highest.peak[2]);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    wall_clock = argc > 1 && std::strcmp(argv[1], "wall") == 0;
+    std::printf("oneDNN: %s; time: %s\n", onednn_usable() ? onednn_version().c_str() : "not used", wall_clock ? "wall" : "processor");
+    const int most = omp_get_max_threads();
+    table(1);
+    if (most > 1) table(most);
+}

@@ -1,0 +1,152 @@
+// The options table: precedence, round trips, and a clear refusal for everything that is wrong.
+#include <doctest/doctest.h>
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "src/config/options.h"
+#include "src/model/params.h"
+
+namespace traincu::test {
+
+namespace {
+
+Options parse(std::vector<std::string> words) {
+    std::vector<char*> argv = {const_cast<char*>("./train")};
+    for (std::string& word : words) argv.push_back(word.data());
+    return parse_options(static_cast<int>(argv.size()), argv.data());
+}
+
+// The message and exit code of a refused command line; "" if it was accepted.
+std::string refusal(std::vector<std::string> words) {
+    try {
+        model_config(parse(std::move(words)));
+    } catch (const Error& error) {
+        CHECK(error.code() == ExitCode::usage);
+        CHECK(!error.remedy().empty());
+        return error.what();
+    }
+    return "";
+}
+
+bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_SUITE("options") {
+    TEST_CASE("options: long names, llm.c's letters, and both spellings of a value") {
+        Options o = parse(
+            {"--n-layer", "7", "--lr=3e-4", "-b", "8", "-t", "64", "-x", "12", "-i", "a.bin", "--qk-norm", "--bias", "0", "--shuffle=0"});
+        CHECK(o.n_layer == 7);
+        CHECK(o.lr == 3e-4);
+        CHECK(o.batch_size == 8);
+        CHECK(o.seq_len == 64);
+        CHECK(o.max_steps == 12);
+        CHECK(o.data == "a.bin");
+        CHECK(o.qk_norm);
+        CHECK(!o.bias);
+        CHECK(!o.shuffle);
+        CHECK(parse({"--qk-norm", "--data", "x"}).qk_norm);  // a switch that stands alone before another flag
+    }
+
+    TEST_CASE("options: the command line beats --config, which beats the preset") {
+        const std::string path = std::filesystem::temp_directory_path() / ("options_test_" + std::to_string(getpid()) + ".json");
+        std::ofstream(path) << R"({"options": {"preset": "gpt2-124m", "n-layer": 5, "lr": 0.002, "seed": 3}})";
+        Options o = parse({"--config", path, "--seed", "4"});
+        CHECK(o.d_model == 768);
+        CHECK(o.n_layer == 5);
+        CHECK(o.lr == 0.002);
+        CHECK(o.seed == 4);
+        CHECK(parse({"--preset", "qwen3-0.6b", "--n-layer", "2"}).n_layer == 2);
+        std::remove(path.c_str());
+    }
+
+    TEST_CASE("options: JSON and back is the identity, for every preset") {
+        for (const std::string& name : preset_names()) {
+            CAPTURE(name);
+            Options a = parse({"--preset", name, "--lr", "0.000123456789012345"}), b;
+            apply_json(b, options_to_json(a), "test");
+            CHECK(options_to_json(a) == options_to_json(b));
+        }
+    }
+
+    TEST_CASE("options: every row has a group, a help and a name of its own; aliases too") {
+        std::set<std::string> names, aliases;
+        for (const OptionRow& row : option_table()) {
+            CHECK(names.insert(row.name).second);
+            CHECK(std::string(row.help).size() > 10);
+            if (*row.alias) CHECK(aliases.insert(row.alias).second);
+        }
+        CHECK(names.size() > 40);
+    }
+
+    TEST_CASE("options: what is wrong is said by name") {
+        CHECK(has(refusal({"--n-layers", "3"}), "--n-layers"));
+        CHECK(has(refusal({"--n-layer", "three"}), "'three'"));
+        CHECK(has(refusal({"--n-layer", "3x"}), "whole number"));
+        CHECK(has(refusal({"--n-layer", "99999999999999999999"}), "n-layer"));
+        CHECK(has(refusal({"--n-layer", "0"}), "from 1"));
+        CHECK(has(refusal({"--n-layer", ""}), "n-layer"));
+        CHECK(has(refusal({"--lr", "nan"}), "lr"));
+        CHECK(has(refusal({"--lr", "-1"}), "from 0"));
+        CHECK(has(refusal({"--grad-clip", "inf"}), "grad-clip"));
+        CHECK(has(refusal({"--norm", "batchnorm"}), "layernorm rmsnorm"));
+        CHECK(has(refusal({"--bias", "maybe"}), "0 or 1"));
+        CHECK(has(refusal({"--preset", "gpt5"}), "gpt5"));
+        CHECK(has(refusal({"--config", "no/such.json"}), "no/such.json"));
+        CHECK(has(refusal({"stray"}), "stray"));
+        CHECK(has(refusal({"--n-head", "5", "--d-model", "128"}), "divide"));
+        CHECK(has(refusal({"--n-head", "4", "--n-kv-head", "3", "--vocab-size", "9"}), "n-kv-head"));
+        CHECK(has(refusal({"--position", "rope", "--head-size", "7", "--vocab-size", "9"}), "odd"));
+        CHECK(has(refusal({"--norm", "rmsnorm", "--bias", "1", "--vocab-size", "9"}), "RMSNorm"));
+        try {
+            parse({"--n-layrs", "3"});
+            CHECK(false);
+        } catch (const Error& error) {
+            CHECK(has(error.remedy(), "--n-layer"));  // the nearest name is offered
+        }
+    }
+
+    TEST_CASE("options: --help names every option") {
+        try {
+            parse({"--help"});
+            CHECK(false);
+        } catch (const HelpRequested& help) {
+            for (const OptionRow& row : option_table()) CHECK(has(help.text, (std::string("--") + row.name).c_str()));
+        }
+    }
+
+    TEST_CASE("options: a resume names what changed, and lets harmless ones pass") {
+        Options a = parse({"--preset", "tiny"}), b = a;
+        b.max_steps = 5000, b.keep = 9, b.batch_size = 2, b.recompute = "block";
+        CHECK(resume_conflicts(options_to_json(a), b).empty());
+        b.n_layer = 3, b.seed = 8;
+        auto conflicts = resume_conflicts(options_to_json(a), b);
+        REQUIRE(conflicts.size() == 2);
+        CHECK(has(conflicts[0], "n-layer: 2 in the checkpoint, 3 now"));
+        CHECK(has(conflicts[1], "seed"));
+    }
+
+    TEST_CASE("presets: published parameter counts") {
+        auto count = [](const char* name) {
+            return make_param_table(model_config(parse({"--preset", name, "--seq-len", "1024"}))).count();
+        };
+        CHECK(count("gpt2-124m") == 124439808);
+        CHECK(count("gpt2-350m") == 354823168);
+        CHECK(count("gpt2-774m") == 774030080);
+        CHECK(count("gpt2-1558m") == 1557611200);
+        CHECK(count("llama3-1b") == 1235814400);
+        CHECK(count("llama3-3b") == 3212749824);
+        CHECK(count("llama3-8b") == 8030261248);
+        CHECK(count("qwen3-0.6b") == 596049920);
+        CHECK(count("qwen3-1.7b") == 1720574976);
+        CHECK(count("qwen3-4b") == 4022468096);
+        CHECK(count("qwen3-8b") == 8190735360);
+    }
+
+}  // TEST_SUITE
+}  // namespace traincu::test

@@ -1,0 +1,337 @@
+// Attention against brute force in double, and the promises about bits: threads, packing, slices.
+#include "kernels/attention.h"
+
+#include <doctest/doctest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "tests/support/numeric.h"
+
+namespace traincu::test {
+namespace {
+
+struct Shape {
+    int64_t NH, NKV, HS;
+    std::vector<Segment> segments;
+    int64_t T() const { return extent(&Segment::q_start, &Segment::q_len); }
+    int64_t Tk() const { return extent(&Segment::kv_start, &Segment::kv_len); }
+
+private:
+    int64_t extent(int64_t Segment::*start, int64_t Segment::*length) const {
+        int64_t end = 0;
+        for (const Segment& s : segments) end = std::max(end, s.*start + s.*length);
+        return end;
+    }
+};
+
+std::vector<Segment> documents(std::initializer_list<int64_t> lengths) {
+    std::vector<Segment> segments;
+    int64_t at = 0;
+    for (int64_t n : lengths) segments.push_back({at, n, at, n, 0}), at += n;
+    return segments;
+}
+
+std::vector<double> values(const Tensor& t) {
+    std::vector<double> all;
+    for (int64_t r = 0; r < t.rows(); r++)
+        for (int64_t c = 0; c < t.cols(); c++) all.push_back(Pool::get(t, r * t.row_stride + c));
+    return all;
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+    if (a.rows() != b.rows() || a.cols() != b.cols() || a.dtype != b.dtype) return false;
+    for (int64_t r = 0; r < a.rows(); r++)
+        if (std::memcmp(a.slice_rows(r, 1).data, b.slice_rows(r, 1).data, static_cast<size_t>(a.cols() * size_of(a.dtype))) != 0)
+            return false;
+    return true;
+}
+
+// |a - b| / |b|; NaN in a gives NaN.
+template <class A>
+double distance(const std::vector<A>& a, const std::vector<double>& b) {
+    REQUIRE(a.size() == b.size());
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < a.size(); i++) difference += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+    return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
+}
+
+// The tensors of one problem. Queries and outputs are strided views with a gap of 3 after each row; keys and values are packed side by
+// side.
+struct Problem {
+    Shape shape;
+    double scale;
+    Tensor q, k, v, dout, out, lse, dq, dk, dv;
+
+    Problem(Pool& pool, Dtype type, const Shape& s, double spread = 1.0) : shape(s), scale(1 / std::sqrt(static_cast<double>(s.HS))) {
+        const int64_t T = s.T(), Tk = s.Tk(), A = s.NH * s.HS, B = s.NKV * s.HS;
+        auto heads = [&](const Tensor& wide, int64_t at, int64_t n) { return wide.slice_cols(at, n * s.HS).view({wide.rows(), n, s.HS}); };
+        q = heads(pool.normal(type, {T, A + 3}, spread), 0, s.NH), dout = heads(pool.normal(type, {T, A + 3}), 0, s.NH);
+        Tensor kv = pool.normal(type, {Tk, 2 * B}), dkv = pool.zeros(type, {Tk, 2 * B});
+        k = heads(kv, 0, s.NKV), v = heads(kv, B, s.NKV), dk = heads(dkv, 0, s.NKV), dv = heads(dkv, B, s.NKV);
+        out = heads(pool.poison(type, {T, A + 3}), 0, s.NH), dq = heads(pool.poison(type, {T, A + 3}), 0, s.NH);
+        lse = pool.poison(type, {T, s.NH});
+    }
+    void forward() { attention_forward(out, lse, q, k, v, shape.segments, {scale}, stream); }
+    void backward() { attention_backward(dq, dk, dv, dout, out, lse, q, k, v, shape.segments, {scale}, stream); }
+    std::vector<Tensor> results() const { return {out, lse, dq, dk, dv}; }
+
+    Stream stream;
+};
+
+// The contract's formulas in plain loops, all sums in R: R = double is the truth, R = float what a naive kernel would reach.
+template <class R>
+struct Naive {
+    std::vector<R> out, lse, dq, dk, dv;
+
+    explicit Naive(const Problem& problem) {
+        const int64_t NH = problem.shape.NH, NKV = problem.shape.NKV, HS = problem.shape.HS;
+        const std::vector<double> q = values(problem.q), k = values(problem.k), v = values(problem.v), dout = values(problem.dout);
+        out.resize(q.size()), dq.resize(q.size()), dk.resize(k.size()), dv.resize(v.size()), lse.resize(q.size() / static_cast<size_t>(HS));
+        const R scale = static_cast<R>(problem.scale);
+        for (const Segment& s : problem.shape.segments)
+            for (int64_t h = 0; h < NH; h++)
+                for (int64_t i = 0; i < s.q_len; i++) {
+                    const size_t head_at = static_cast<size_t>((s.q_start + i) * NH + h), at = head_at * static_cast<size_t>(HS);
+                    const int64_t seen = s.kv_len - s.q_len + i + 1, kv_head = h / (NH / NKV);
+                    auto kv_at = [&](int64_t j) { return static_cast<size_t>(((s.kv_start + j) * NKV + kv_head) * HS); };
+                    std::vector<R> p;
+                    R top = -INFINITY, sum = 0, dot = 0;
+                    for (int64_t j = 0; j < seen; j++) {
+                        R score = 0;
+                        for (size_t d = 0; d < static_cast<size_t>(HS); d++)
+                            score += static_cast<R>(q[at + d]) * static_cast<R>(k[kv_at(j) + d]);
+                        p.push_back(scale * score), top = std::max(top, p.back());
+                    }
+                    for (R& x : p) x = std::exp(x - top), sum += x;
+                    for (R& x : p) x /= sum;
+                    lse[head_at] = top + std::log(sum);
+                    for (size_t d = 0; d < static_cast<size_t>(HS); d++) {
+                        for (int64_t j = 0; j < seen; j++) out[at + d] += p[static_cast<size_t>(j)] * static_cast<R>(v[kv_at(j) + d]);
+                        dot += static_cast<R>(dout[at + d]) * out[at + d];
+                    }
+                    for (int64_t j = 0; j < seen; j++) {
+                        R dp = 0;
+                        for (size_t d = 0; d < static_cast<size_t>(HS); d++)
+                            dp += static_cast<R>(dout[at + d]) * static_cast<R>(v[kv_at(j) + d]);
+                        const R ds = scale * p[static_cast<size_t>(j)] * (dp - dot);
+                        for (size_t d = 0; d < static_cast<size_t>(HS); d++) {
+                            dq[at + d] += ds * static_cast<R>(k[kv_at(j) + d]);
+                            dk[kv_at(j) + d] += ds * static_cast<R>(q[at + d]);
+                            dv[kv_at(j) + d] += p[static_cast<size_t>(j)] * static_cast<R>(dout[at + d]);
+                        }
+                    }
+                }
+    }
+};
+
+const Shape ragged{4, 2, 16, documents({1, 70, 3, 1, 130, 64, 17})};
+
+std::vector<Shape> shapes() {
+    return {
+        {1, 1, 8, documents({1})},
+        {2, 2, 16, documents({17})},
+        {2, 1, 32, documents({127})},
+        {7, 1, 64, documents({129})},
+        {2, 2, 80, documents({300})},
+        {2, 1, 128, documents({129, 1, 40})},
+        {3, 3, 20, documents({65, 5})},
+        ragged,
+        {4, 4, 64, {{0, 1, 0, 300, 299}}},                         // a generation step
+        {2, 1, 32, {{0, 70, 5, 200, 130}, {70, 3, 205, 67, 64}}},  // slices with a prefix, in a cache
+        {2, 2, 16, {{0, 70, 0, 199, 129}}},
+    };
+}
+
+}  // namespace
+
+TEST_SUITE("attention") {
+    TEST_CASE("attention: forward and backward agree with brute force; f32 within twice the error of a naive f32 kernel") {
+        for (const Shape& shape : shapes()) {
+            CAPTURE(shape.T());
+            CAPTURE(shape.HS);
+            Pool pool, pool64;
+            Problem narrow(pool, Dtype::f32, shape), wide(pool64, Dtype::f64, shape);
+            narrow.forward(), narrow.backward();
+            wide.forward(), wide.backward();
+            const Naive<double> truth(wide), truth_of_narrow(narrow);
+            const Naive<float> naive(narrow);
+            auto check = [&](const std::string& what, Tensor Problem::*result, std::vector<double> Naive<double>::*exact,
+                             std::vector<float> Naive<float>::*f32) {
+                CAPTURE(what);
+                CHECK(distance(values(wide.*result), truth.*exact) < 1e-13);
+                CHECK(distance(values(narrow.*result), truth_of_narrow.*exact) <
+                      2 * distance(naive.*f32, truth_of_narrow.*exact) + 0x1p-23);
+            };
+            check("out", &Problem::out, &Naive<double>::out, &Naive<float>::out);
+            check("lse", &Problem::lse, &Naive<double>::lse, &Naive<float>::lse);
+            check("dv", &Problem::dv, &Naive<double>::dv, &Naive<float>::dv);
+            if (shape.T() == 1 && shape.Tk() == 1) continue;  // one key: dq = dk = 0, and the errors are of no size
+            check("dq", &Problem::dq, &Naive<double>::dq, &Naive<float>::dq);
+            check("dk", &Problem::dk, &Naive<double>::dk, &Naive<float>::dk);
+        }
+    }
+
+    TEST_CASE("attention: dq, dk, dv are the derivatives of out") {
+        Pool pool;
+        Problem x(pool, Dtype::f64, {4, 2, 8, {{0, 5, 0, 5, 0}, {5, 1, 5, 1, 0}, {6, 4, 6, 9, 5}}});
+        auto loss = [&] {
+            x.forward();
+            const std::vector<double> out = values(x.out), dout = values(x.dout);
+            double sum = 0;
+            for (size_t i = 0; i < out.size(); i++) sum += out[i] * dout[i];
+            return sum;
+        };
+        loss();
+        x.backward();
+        auto check = [&](const Tensor& inp, const Tensor& dinp) {
+            const std::vector<double> analytic = values(dinp);
+            std::vector<double> numeric;
+            for (int64_t r = 0; r < inp.rows(); r++)
+                for (int64_t c = 0; c < inp.cols(); c++) {
+                    double& number = inp.as<double>()[r * inp.row_stride + c];
+                    const double saved = number, step = 1e-5;
+                    number = saved + step;
+                    const double up = loss();
+                    number = saved - step;
+                    const double down = loss();
+                    number = saved;
+                    numeric.push_back((up - down) / (2 * step));
+                }
+            CHECK(distance(numeric, analytic) < 1e-8);
+        };
+        check(x.q, x.dq);
+        check(x.k, x.dk);
+        check(x.v, x.dv);
+    }
+
+    TEST_CASE("attention: scores of +-80 and beyond stay finite and right") {
+        for (double spread : {40.0, 1000.0}) {
+            Pool pool;
+            Problem x(pool, Dtype::f32, {2, 2, 64, documents({150, 3})}, spread);
+            x.forward(), x.backward();
+            for (const Tensor& t : x.results())
+                for (double value : values(t)) REQUIRE(std::isfinite(value));
+            const Naive<double> truth(x);
+            const Naive<float> naive(x);
+            CHECK(distance(values(x.out), truth.out) < 2 * distance(naive.out, truth.out) + 0x1p-23);
+            CHECK(distance(values(x.dv), truth.dv) < 2 * distance(naive.dv, truth.dv) + 0x1p-23);
+        }
+    }
+
+    TEST_CASE("attention: dq is overwritten, dk and dv are added to, and nothing else is touched") {
+        Pool pool, again;
+        Problem x(pool, Dtype::f64, ragged), y(again, Dtype::f64, ragged);
+        x.forward(), x.backward();
+        for (const Tensor& t : {y.dk, y.dv})
+            for (int64_t i = 0; i < t.rows(); i++)
+                for (int64_t c = 0; c < t.cols(); c++) t.as<double>()[i * t.row_stride + c] = 1;
+        y.forward(), y.backward();
+        CHECK(same_bits(x.dq, y.dq));
+        for (auto [from_zero, from_one] : {std::pair{x.dk, y.dk}, std::pair{x.dv, y.dv}}) {
+            std::vector<double> expected = values(from_zero);
+            for (double& value : expected) value += 1;
+            CHECK(distance(values(from_one), expected) < 1e-15);
+        }
+        for (const Tensor& t : {x.out, x.dq})  // the gaps between the rows
+            for (int64_t r = 0; r < t.rows(); r++)
+                for (int64_t c = t.cols(); c < t.row_stride; c++) REQUIRE(std::isnan(t.as<double>()[r * t.row_stride + c]));
+    }
+
+    TEST_CASE("attention: another document's values, and later tokens, change no bit") {
+        Pool pool, again;
+        Problem x(pool, Dtype::f32, ragged), y(again, Dtype::f32, ragged);
+        const Segment& kept = ragged.segments[4];
+        const int64_t half = kept.q_start + kept.q_len / 2;  // what comes after this token changes, as do all other documents
+        for (int64_t r = 0; r < ragged.T(); r++)
+            if (r < kept.q_start || r > half)
+                for (const Tensor& t : {y.q, y.k, y.v, y.dout})
+                    for (int64_t c = 0; c < t.cols(); c++) t.as<float>()[r * t.row_stride + c] *= -3;
+        for (Problem* problem : {&x, &y}) problem->forward(), problem->backward();
+        const int64_t count = half + 1 - kept.q_start;
+        for (auto result : {&Problem::out, &Problem::lse, &Problem::dq})
+            CHECK(same_bits((x.*result).slice_rows(kept.q_start, count), (y.*result).slice_rows(kept.q_start, count)));
+        CHECK(!same_bits(x.out, y.out));
+    }
+
+    TEST_CASE("attention: the bits do not depend on the number of threads") {
+        const int before = omp_get_max_threads();
+        Shape slices{4, 2, 64, {}};  // of one document, in one call: they share keys
+        for (int64_t begin = 0; begin < 400; begin += 20) slices.segments.push_back({begin, 20, 0, begin + 20, begin});
+        Shape backwards = slices;
+        std::reverse(backwards.segments.begin(), backwards.segments.end());
+        const std::vector<Shape> table = {ragged, slices, backwards, {2, 1, 32, documents({300})}};  // the last: fewer heads than threads
+        for (const Shape& shape : table) {
+            omp_set_num_threads(1);
+            Pool pool;
+            Problem one(pool, Dtype::f32, shape);
+            one.forward(), one.backward();
+            for (int threads : {2, 3, 16}) {
+                omp_set_num_threads(threads);
+                Pool again;
+                Problem many(again, Dtype::f32, shape);
+                many.forward(), many.backward();
+                for (size_t i = 0; i < one.results().size(); i++) CHECK(same_bits(one.results()[i], many.results()[i]));
+            }
+        }
+        omp_set_num_threads(before);
+    }
+
+    TEST_CASE("attention: a document gives the same bits alone and packed beside others") {
+        Pool pool;
+        Problem packed(pool, Dtype::f32, ragged);
+        packed.forward(), packed.backward();
+        for (const Segment& s : ragged.segments) {
+            Pool again, other;
+            Problem part(again, Dtype::f32, ragged), alone(other, Dtype::f32, {ragged.NH, ragged.NKV, ragged.HS, documents({s.q_len})});
+            for (auto input : {&Problem::q, &Problem::k, &Problem::v, &Problem::dout})
+                alone.*input = (part.*input).slice_rows(s.q_start, s.q_len);
+            alone.forward(), alone.backward();
+            for (size_t i = 0; i < alone.results().size(); i++)
+                CHECK(same_bits(alone.results()[i], packed.results()[i].slice_rows(s.q_start, s.q_len)));
+        }
+    }
+
+    TEST_CASE("attention: a sequence in slices gives the bits of the whole forward, and its gradients add up") {
+        const int64_t T = 200;
+        Pool pool;
+        Problem whole(pool, Dtype::f32, {4, 2, 32, documents({T})});
+        whole.forward(), whole.backward();
+        Pool again;
+        Problem slices(again, Dtype::f32, {4, 2, 32, documents({T})});
+        for (int64_t begin = 0, length; begin < T; begin += length) {
+            length = std::min<int64_t>(begin == 0 ? 90 : begin == 90 ? 1 : 64, T - begin);
+            const std::vector<Segment> segment = {{0, length, 0, begin + length, begin}};
+            auto rows = [&](const Tensor& t) { return t.slice_rows(begin, length); };
+            attention_forward(rows(slices.out), rows(slices.lse), rows(slices.q), slices.k, slices.v, segment, {slices.scale},
+                              slices.stream);
+            attention_backward(rows(slices.dq), slices.dk, slices.dv, rows(slices.dout), rows(slices.out), rows(slices.lse), rows(slices.q),
+                               slices.k, slices.v, segment, {slices.scale}, slices.stream);
+        }
+        CHECK(same_bits(slices.out, whole.out));
+        CHECK(same_bits(slices.lse, whole.lse));
+        CHECK(same_bits(slices.dq, whole.dq));
+        const Naive<double> truth(whole);
+        const Naive<float> naive(whole);
+        CHECK(distance(values(slices.dk), truth.dk) < 2 * distance(naive.dk, truth.dk));
+        CHECK(distance(values(slices.dv), truth.dv) < 2 * distance(naive.dv, truth.dv));
+    }
+
+    TEST_CASE("attention: segments that do not cover the queries, or leave the keys, are refused") {
+        Pool pool;
+        Problem x(pool, Dtype::f32, {2, 1, 16, documents({5, 4})});
+        for (const std::vector<Segment>& wrong :
+             {documents({5}), std::vector<Segment>{{0, 9, 0, 8, 0}}, std::vector<Segment>{{0, 9, 1, 9, 0}}}) {
+            x.shape.segments = wrong;
+            CHECK_THROWS_AS(x.forward(), std::logic_error);
+            CHECK_THROWS_AS(x.backward(), std::logic_error);
+        }
+    }
+
+}  // TEST_SUITE
+
+}  // namespace traincu::test

@@ -1,0 +1,30 @@
+// For tests that promise the same bits: comparison of memory, and a choice of the number of threads.
+#pragma once
+
+#include <omp.h>
+
+#include <cstring>
+
+#include "src/base/tensor.h"
+
+namespace traincu::test {
+
+inline bool equal_bits(const Tensor& a, const Tensor& b) {
+    ENSURE(a.contiguous() && b.contiguous());
+    return a.bytes() == b.bytes() && std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0;
+}
+
+// Runs body() on `count` threads, then puts the number back.
+template <class Body>
+void on_threads(int count, Body&& body) {
+    int before = omp_get_max_threads();
+    omp_set_num_threads(count);
+    body();
+    omp_set_num_threads(before);
+}
+
+// How far a kernel in f32 may be from the result in double: twice as far as plain f32 loops are, and one rounding is free.
+// Of a few numbers the plain loops may by chance get each exactly right: there four roundings are free.
+inline double allowed(double naive_error, int64_t count) { return 2 * naive_error + (count < 100 ? 4 : 1) * 6e-8; }
+
+}  // namespace traincu::test

@@ -1,0 +1,273 @@
+// QK-norm and rotary positions: known rotations, what they are for, inverse, gradients, and the promises about bits.
+#include "kernels/rope.h"
+
+#include <doctest/doctest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#include "tests/support/numeric.h"
+
+namespace traincu::test {
+namespace {
+
+const RopeParams params{3, 1, 8, 10000.0, 1e-6};  // NH, NKV, HS, theta, eps
+const int64_t qk_width = 4 * 8, qkv_width = 5 * 8;
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+    return a.numel() == b.numel() && std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0;
+}
+
+// One call's tensors. With `normed`, the QK-norm's weights are near 1.
+struct Problem {
+    Tensor qkv, positions, q_weight, k_weight, rstd, qk, dqk, dqkv, dq_weight, dk_weight;
+    RopeParams p;
+    Stream stream;
+
+    Problem(Pool& pool, Dtype type, int64_t T, bool normed, RopeParams with = params) : p(with) {
+        const int64_t heads = p.n_head + p.n_kv_head, HS = p.head_size;
+        qkv = pool.normal(type, {T, (heads + p.n_kv_head) * HS});
+        dqk = pool.normal(type, {T, heads * HS});
+        positions = pool.integers({T}, 5000);
+        qk = pool.poison(type, {T, heads * HS});
+        dqkv = pool.poison(type, {T, (heads + p.n_kv_head) * HS});
+        if (!normed) return;
+        q_weight = pool.normal(type, {HS}, 0.3, 1.0), k_weight = pool.normal(type, {HS}, 0.3, 1.0);
+        rstd = pool.poison(type, {T, heads});
+        dq_weight = pool.zeros(type, {HS}), dk_weight = pool.zeros(type, {HS});
+    }
+    void forward() { qk_norm_rope_forward(qk, rstd, qkv, q_weight, k_weight, positions, p, stream); }
+    void backward(int64_t unit = 0) {
+        qk_norm_rope_backward(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, p, unit, stream);
+    }
+};
+
+// The formulas of the contract in double, or in float as a naive kernel would do it.
+template <class R>
+std::vector<double> naive_forward(const Problem& x) {
+    const int64_t HS = x.p.head_size, heads = x.p.n_head + x.p.n_kv_head;
+    std::vector<double> out;
+    for (int64_t t = 0; t < x.qkv.rows(); t++)
+        for (int64_t h = 0; h < heads; h++) {
+            std::vector<R> head;
+            R squares = 0;
+            for (int64_t i = 0; i < HS; i++) {
+                head.push_back(static_cast<R>(Pool::get(x.qkv, t * x.qkv.cols() + h * HS + i)));
+                squares += head.back() * head.back();
+            }
+            const R rstd = 1 / std::sqrt(squares / static_cast<R>(HS) + static_cast<R>(x.p.eps));
+            const Tensor& weight = h < x.p.n_head ? x.q_weight : x.k_weight;
+            for (int64_t i = 0; i < HS && weight; i++) head[static_cast<size_t>(i)] *= rstd * static_cast<R>(Pool::get(weight, i));
+            for (int64_t i = 0; i < HS; i++) {
+                const int64_t pair = i % (HS / 2);
+                const double angle = Pool::get(x.positions, t) * std::pow(x.p.theta, -2.0 * double(pair) / double(HS));
+                const R a = head[static_cast<size_t>(pair)], b = head[static_cast<size_t>(pair + HS / 2)];
+                const R cosine = static_cast<R>(std::cos(angle)), sine = static_cast<R>(std::sin(angle));
+                out.push_back(x.p.theta == 0 ? head[static_cast<size_t>(i)] : i < HS / 2 ? a * cosine - b * sine : b * cosine + a * sine);
+            }
+        }
+    return out;
+}
+
+double distance(const Tensor& a, const std::vector<double>& b) {
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < a.numel(); i++) {
+        const double x = Pool::get(a, i), y = b[static_cast<size_t>(i)];
+        difference += (x - y) * (x - y), size += y * y;
+    }
+    return std::sqrt(difference / size);
+}
+
+}  // namespace
+
+TEST_SUITE("rope") {
+    TEST_CASE("rope: known rotations, pairs half a head apart") {
+        Pool pool;
+        Stream stream;
+        const RopeParams p{1, 1, 4, 100.0, 0};  // wavelengths 2 pi and 20 pi
+        Tensor qkv = pool.zeros(Dtype::f64, {3, 12}), qk = pool.poison(Dtype::f64, {3, 8}), positions = pool.integers({3}, 1);
+        for (int64_t t = 0; t < 3; t++) {
+            qkv.as<double>()[t * 12 + 0] = 1;  // the query: first of pair 0
+            qkv.as<double>()[t * 12 + 7] = 2;  // the key: second of pair 1
+        }
+        positions.as<int32_t>()[1] = 1, positions.as<int32_t>()[2] = 10;
+        qk_norm_rope_forward(qk, {}, qkv, {}, {}, positions, p, stream);
+        const double c1 = 0.5403023058681398, s1 = 0.8414709848078965, c10 = -0.8390715290764524, s10 = -0.5440211108893698;
+        const double c01 = 0.9950041652780258, s01 = 0.09983341664682815;  // cos and sin of 1, 10, 0.1
+        const double expected[3][8] = {
+            {1, 0, 0, 0, 0, 0, 0, 2}, {c1, 0, s1, 0, 0, -2 * s01, 0, 2 * c01}, {c10, 0, s10, 0, 0, -2 * s1, 0, 2 * c1}};
+        for (int64_t i = 0; i < 24; i++) CHECK(qk.as<double>()[i] == doctest::Approx(expected[i / 8][i % 8]).epsilon(1e-14));
+    }
+
+    TEST_CASE("rope: agrees with the formulas in double; f32 within twice the error of a naive f32 kernel") {
+        for (bool normed : {false, true})
+            for (double theta : {0.0, 10000.0, 1e6})
+                for (int64_t HS : {2, 6, 64, 128}) {
+                    Pool pool, pool64;
+                    const RopeParams p{7, 1, HS, theta, 1e-6};
+                    Problem narrow(pool, Dtype::f32, 17, normed, p), wide(pool64, Dtype::f64, 17, normed, p);
+                    narrow.forward(), wide.forward();
+                    CHECK(distance(wide.qk, naive_forward<double>(wide)) < 1e-14);
+                    const std::vector<double> truth = naive_forward<double>(narrow), naive = naive_forward<float>(narrow);
+                    Tensor naive_qk = pool.zeros(Dtype::f64, {17, 8 * HS});
+                    std::copy(naive.begin(), naive.end(), naive_qk.as<double>());
+                    CHECK(distance(narrow.qk, truth) <= 2 * distance(naive_qk, truth));
+                }
+    }
+
+    TEST_CASE("rope: angles are right at far positions, and after the table has grown") {
+        Pool pool;
+        const RopeParams p{1, 1, 32, 500000.0, 0};
+        for (int32_t far : {3, 5, 100, 4095, 4096, 131071}) {
+            Problem x(pool, Dtype::f32, 2, false, p);
+            x.positions.as<int32_t>()[0] = far, x.positions.as<int32_t>()[1] = far / 2;
+            x.forward();
+            CHECK(distance(x.qk, naive_forward<double>(x)) < 1e-7);
+        }
+    }
+
+    TEST_CASE("rope: the product of a query and a key depends on the distance between them alone") {
+        Pool pool;
+        Stream stream;
+        const RopeParams p{1, 1, 16, 10000.0, 0};
+        Tensor one = pool.normal(Dtype::f64, {1, 48}), qkv = pool.zeros(Dtype::f64, {4, 48}), qk = pool.poison(Dtype::f64, {4, 32});
+        Tensor positions = pool.integers({4}, 1);
+        for (int64_t t = 0; t < 4; t++) std::memcpy(qkv.slice_rows(t, 1).data, one.data, static_cast<size_t>(one.bytes()));
+        const int32_t at[4] = {3, 8, 1003, 1008};
+        std::copy(at, at + 4, positions.as<int32_t>());
+        qk_norm_rope_forward(qk, {}, qkv, {}, {}, positions, p, stream);
+        auto product = [&](int64_t query, int64_t key) {
+            double sum = 0;
+            for (int64_t i = 0; i < 16; i++) sum += qk.as<double>()[query * 32 + i] * qk.as<double>()[key * 32 + 16 + i];
+            return sum;
+        };
+        CHECK(product(1, 0) == doctest::Approx(product(3, 2)).epsilon(1e-11));
+        CHECK(product(0, 0) == doctest::Approx(product(3, 3)).epsilon(1e-11));
+        CHECK(std::abs(product(1, 0) - product(0, 1)) > 1e-3);
+    }
+
+    TEST_CASE("rope: without QK-norm, in place equals out of place, backward undoes forward, and values are untouched") {
+        Pool pool, again;
+        Problem x(pool, Dtype::f64, 9, false), y(again, Dtype::f64, 9, false);
+        x.forward();
+        Tensor original = pool.copy(y.qkv, Dtype::f64);
+        y.qk = y.dqk = y.qkv.slice_cols(0, qk_width);
+        y.dqkv = y.qkv;
+        y.forward();
+        for (int64_t t = 0; t < 9; t++) {
+            CHECK(std::memcmp(y.qk.slice_rows(t, 1).data, x.qk.slice_rows(t, 1).data, qk_width * sizeof(double)) == 0);
+            CHECK(std::memcmp(y.qkv.as<double>() + t * qkv_width + qk_width, original.as<double>() + t * qkv_width + qk_width,
+                              8 * sizeof(double)) == 0);
+        }
+        y.qkv = Tensor();  // not needed by backward
+        y.backward();
+        CHECK(relative_error(y.dqkv, original) < 1e-15);
+    }
+
+    TEST_CASE("rope: gradients are the derivatives, with and without QK-norm and rotation") {
+        for (bool normed : {false, true})
+            for (double theta : {0.0, 10000.0}) {
+                Pool pool;
+                RopeParams p = params;
+                p.theta = theta;
+                Problem x(pool, Dtype::f64, 5, normed, p);
+                auto loss = [&] {
+                    x.forward();
+                    double sum = 0;
+                    for (int64_t i = 0; i < x.qk.numel(); i++) sum += x.qk.as<double>()[i] * x.dqk.as<double>()[i];
+                    return sum;
+                };
+                loss();
+                x.backward();
+                Tensor inp = pool.zeros(Dtype::f64, {5, qk_width}),
+                       dinp = pool.zeros(Dtype::f64, {5, qk_width});  // without the value columns
+                for (int64_t i = 0; i < inp.numel(); i++) {
+                    const int64_t from = i / qk_width * qkv_width + i % qk_width;
+                    inp.as<double>()[i] = x.qkv.as<double>()[from], dinp.as<double>()[i] = x.dqkv.as<double>()[from];
+                }
+                auto loss_of_inp = [&] {
+                    for (int64_t i = 0; i < inp.numel(); i++)
+                        x.qkv.as<double>()[i / qk_width * qkv_width + i % qk_width] = inp.as<double>()[i];
+                    return loss();
+                };
+                CHECK(gradient_error(loss_of_inp, inp, dinp) < 1e-8);
+                for (int64_t t = 0; t < 5; t++)
+                    for (int64_t i = qk_width; i < qkv_width; i++) CHECK(std::isnan(x.dqkv.as<double>()[t * qkv_width + i]));  // dv's place
+                if (!normed) continue;
+                loss_of_inp();
+                CHECK(gradient_error(loss, x.q_weight, x.dq_weight) < 1e-8);
+                CHECK(gradient_error(loss, x.k_weight, x.dk_weight) < 1e-8);
+            }
+    }
+
+    TEST_CASE("rope: backward in place equals out of place; f32 gradients are near those in f64") {
+        Pool pool, again, third;
+        Problem x(pool, Dtype::f32, 40, true), y(again, Dtype::f32, 40, true), wide(third, Dtype::f64, 40, true);
+        for (Problem* problem : {&x, &y, &wide}) problem->forward();
+        Tensor both = pool.zeros(Dtype::f32, {40, qkv_width});
+        for (int64_t t = 0; t < 40; t++)
+            std::memcpy(both.slice_rows(t, 1).data, y.dqk.slice_rows(t, 1).data, static_cast<size_t>(qk_width) * sizeof(float));
+        y.dqkv = both, y.dqk = both.slice_cols(0, qk_width);
+        x.backward(16), y.backward(16), wide.backward(16);
+        for (int64_t t = 0; t < 40; t++)
+            CHECK(std::memcmp(x.dqkv.slice_rows(t, 1).data, both.slice_rows(t, 1).data, static_cast<size_t>(qk_width) * sizeof(float)) ==
+                  0);
+        CHECK(same_bits(x.dq_weight, y.dq_weight));
+        for (Tensor Problem::*t : {&Problem::dq_weight, &Problem::dk_weight}) CHECK(relative_error(x.*t, wide.*t) < 1e-6);
+        double difference = 0, size = 0;
+        for (int64_t i = 0; i < 40 * qkv_width; i++)
+            if (i % qkv_width < qk_width) {
+                const double a = x.dqkv.as<float>()[i], b = wide.dqkv.as<double>()[i];
+                difference += (a - b) * (a - b), size += b * b;
+            }
+        CHECK(std::sqrt(difference / size) < 1e-6);
+    }
+
+    TEST_CASE("rope: gradients of the weights have the same bits for any number of threads and any split at units") {
+        const int before = omp_get_max_threads();
+        const int64_t T = 150, unit = 20;
+        Pool pool;
+        Problem whole(pool, Dtype::f32, T, true);
+        omp_set_num_threads(1);
+        whole.forward(), whole.backward(unit);
+        for (int threads : {2, 3}) {
+            omp_set_num_threads(threads);
+            Pool again;
+            Problem other(again, Dtype::f32, T, true);
+            other.forward(), other.backward(unit);
+            CHECK(same_bits(other.qk, whole.qk));
+            CHECK(same_bits(other.dq_weight, whole.dq_weight));
+            CHECK(same_bits(other.dk_weight, whole.dk_weight));
+        }
+        omp_set_num_threads(before);
+        Pool again;
+        Problem split(again, Dtype::f32, T, true);
+        split.forward();
+        for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, 60}, {60, 140}, {140, T}}) {
+            auto rows = [&, begin = begin, end = end](const Tensor& t) { return t.slice_rows(begin, end - begin); };
+            qk_norm_rope_backward(rows(split.dqkv), split.dq_weight, split.dk_weight, rows(split.dqk), rows(split.rstd), rows(split.qkv),
+                                  split.q_weight, split.k_weight, rows(split.positions), params, unit, split.stream);
+        }
+        CHECK(same_bits(split.dq_weight, whole.dq_weight));
+        CHECK(same_bits(split.dk_weight, whole.dk_weight));
+    }
+
+    TEST_CASE("rope: wrong shapes, a missing weight and negative positions are refused") {
+        Pool pool;
+        Problem x(pool, Dtype::f32, 4, true);
+        x.k_weight = Tensor();
+        CHECK_THROWS_AS(x.forward(), std::logic_error);
+        Problem y(pool, Dtype::f32, 4, false);
+        y.positions.as<int32_t>()[2] = -1;
+        CHECK_THROWS_AS(y.forward(), std::logic_error);
+        y.positions.as<int32_t>()[2] = 0;
+        y.qkv = y.qkv.slice_cols(0, qk_width);
+        CHECK_THROWS_AS(y.forward(), std::logic_error);
+    }
+
+}  // TEST_SUITE
+
+}  // namespace traincu::test

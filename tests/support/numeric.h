@@ -1,0 +1,125 @@
+// Helpers of the numerical tests: tensors that own their memory, random values, central differences.
+#pragma once
+
+#include <cmath>
+#include <deque>
+#include <functional>
+#include <vector>
+
+#include "src/base/philox.h"
+#include "src/base/tensor.h"
+
+namespace traincu::test {
+
+// A place for the tensors of one test; their memory lives as long as it does.
+class Pool {
+public:
+    explicit Pool(uint64_t seed = 1) : seed_(seed) {}
+
+    // Filled with NaN: an output that a kernel forgets to write is seen.
+    Tensor poison(Dtype dtype, std::initializer_list<int64_t> shape) { return filled(dtype, shape, std::nan("")); }
+    Tensor zeros(Dtype dtype, std::initializer_list<int64_t> shape) { return filled(dtype, shape, 0.0); }
+    Tensor filled(Dtype dtype, std::initializer_list<int64_t> shape, double value) {
+        Tensor t = make(dtype, shape);
+        for (int64_t i = 0; i < t.numel(); i++) set(t, i, value);
+        return t;
+    }
+    // Normal with the given standard deviation and mean. The same call gives the same values in f32 (rounded) and f64.
+    Tensor normal(Dtype dtype, std::initializer_list<int64_t> shape, double std = 1.0, double mean = 0.0) {
+        Tensor t = make(dtype, shape);
+        Random random{seed_, RandomStream::init};
+        uint32_t which = count_++;
+        for (int64_t i = 0; i < t.numel(); i++) set(t, i, mean + std * random.normal(which, static_cast<uint64_t>(i)));
+        return t;
+    }
+    // Whole numbers in [0, below).
+    Tensor integers(std::initializer_list<int64_t> shape, int64_t below) {
+        Tensor t = make(Dtype::i32, shape);
+        Random random{seed_, RandomStream::sampling};
+        uint32_t which = count_++;
+        for (int64_t i = 0; i < t.numel(); i++)
+            set(t, i, static_cast<double>(random.below(static_cast<uint64_t>(below), which, static_cast<uint64_t>(i))));
+        return t;
+    }
+    // A copy of contiguous values in another type: f64 inputs of a reference from the f32 inputs of a kernel.
+    Tensor copy(Tensor from, Dtype dtype) {
+        ENSURE(from.contiguous());
+        Tensor t = from;
+        t.dtype = dtype;
+        memory_.emplace_back(static_cast<size_t>(t.bytes()) + 64);
+        t.data = memory_.back().data();
+        for (int64_t i = 0; i < t.numel(); i++) set(t, i, get(from, i));
+        return t;
+    }
+
+    static double get(const Tensor& t, int64_t i) {
+        switch (t.dtype) {
+            case Dtype::f64:
+                return t.as<double>()[i];
+            case Dtype::f32:
+                return t.as<float>()[i];
+            default:
+                return t.as<int32_t>()[i];
+        }
+    }
+    static void set(const Tensor& t, int64_t i, double value) {
+        switch (t.dtype) {
+            case Dtype::f64:
+                t.as<double>()[i] = value;
+                return;
+            case Dtype::f32:
+                t.as<float>()[i] = static_cast<float>(value);
+                return;
+            default:
+                t.as<int32_t>()[i] = static_cast<int32_t>(value);
+                return;
+        }
+    }
+
+private:
+    Tensor make(Dtype dtype, std::initializer_list<int64_t> shape) {
+        Tensor t(nullptr, dtype, shape);
+        memory_.emplace_back(static_cast<size_t>(t.bytes()) + 64);
+        t.data = memory_.back().data();
+        return t;
+    }
+
+    uint64_t seed_;
+    uint32_t count_ = 0;
+    std::deque<std::vector<std::byte>> memory_;
+};
+
+// |a - b| / |b| in the Euclidean norm over contiguous tensors of any type; |a - b| where b is all zero. NaN in a gives NaN.
+inline double relative_error(const Tensor& a, const Tensor& b) {
+    ENSURE(a.numel() == b.numel());
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < a.numel(); i++) {
+        double x = Pool::get(a, i), y = Pool::get(b, i);
+        difference += (x - y) * (x - y), size += y * y;
+    }
+    return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
+}
+
+// Gradient check by central differences in double. `loss` recomputes a scalar from the current values of x;
+// returns the relative error of the analytic gradient `dx` over `samples` elements of x (all of them if samples = 0).
+inline double gradient_error(const std::function<double()>& loss, const Tensor& x, const Tensor& dx, int64_t samples = 0,
+                             double step = 1e-5) {
+    ENSURE(x.dtype == Dtype::f64 && dx.dtype == Dtype::f64 && x.numel() == dx.numel());
+    int64_t n = x.numel(), count = samples > 0 && samples < n ? samples : n;
+    double difference = 0, size = 0;
+    for (int64_t s = 0; s < count; s++) {
+        int64_t i = count == n ? s : (s * 2654435761LL) % n;
+        double* p = x.as<double>() + i;
+        double saved = *p;
+        *p = saved + step;
+        double up = loss();
+        *p = saved - step;
+        double down = loss();
+        *p = saved;
+        double numeric = (up - down) / (2 * step), analytic = dx.as<double>()[i];
+        difference += (numeric - analytic) * (numeric - analytic), size += numeric * numeric;
+    }
+    return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
+}
+
+}  // namespace traincu::test

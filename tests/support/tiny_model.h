@@ -1,0 +1,104 @@
+// A small model with everything around it, for tests: weights, activations, executor, optimizer.
+#pragma once
+
+#include <cstring>
+#include <memory>
+
+#include "src/model/init.h"
+#include "src/model/instance.h"
+#include "src/optim/optimizer.h"
+#include "src/parallel/executor.h"
+
+namespace traincu::test {
+
+struct TinyModel {
+    TinyModel(const ModelConfig& config, Dtype dtype, int64_t max_tokens, Recompute recompute = Recompute::none, double z_loss = 0,
+              const AdamwParams& hyper = {}, int64_t unit_rows = 256)
+        : store(config, dtype, true), optimizer(store.table, dtype, hyper, optimizer_arena), recompute_mode(recompute) {
+        ModelOptions options;
+        options.config = config, options.dtype = dtype, options.max_tokens = max_tokens, options.recompute = recompute,
+        options.z_loss = z_loss;
+        options.unit_rows = unit_rows;
+        instance = std::make_unique<ModelInstance>(options, store.door, "test");
+        store.allocate();
+        optimizer_arena.allocate();
+        instance->allocate();
+        executor = std::make_unique<Executor>(instance->model, store.door);
+    }
+
+    Tensor weights() const { return store.door.flat_weights(); }
+    Tensor gradients() const { return store.door.flat_gradients(); }
+
+    // Mean loss; leaves the gradients in gradients().
+    double loss_and_gradients(const StepBatch& batch) {
+        std::memset(gradients().data, 0, static_cast<size_t>(gradients().bytes()));
+        return executor->run(
+            training_schedule(instance->model.n_parts(), static_cast<int>(batch.micro_batches.size()), recompute_mode != Recompute::none),
+            batch, stream);
+    }
+    // Mean loss alone.
+    double loss(const StepBatch& batch) {
+        double total = 0;
+        for (const MicroBatch& micro : batch.micro_batches) {
+            StepBatch one{{micro}, batch.loss_tokens, batch.tokens};
+            total += executor->run(evaluation_schedule(instance->model.n_parts()), one, stream);
+        }
+        return total;
+    }
+    double train_step(const StepBatch& batch, double lr, double clip, double* norm_out = nullptr) {
+        double loss = loss_and_gradients(batch), norm = Optimizer::global_norm(gradients(), stream);
+        if (norm_out) *norm_out = norm;
+        optimizer.update(weights(), gradients(), lr, Optimizer::clip_factor(norm, clip), stream);
+        return loss;
+    }
+
+    WeightStore store;
+    Arena optimizer_arena{"optimizer"};
+    Optimizer optimizer;
+    Recompute recompute_mode;
+    std::unique_ptr<ModelInstance> instance;
+    std::unique_ptr<Executor> executor;
+    Stream stream;
+};
+
+// Windows of T random tokens as segments, split into micro-batches of `rows` windows each. Targets are the next token of the window.
+inline StepBatch random_batch(int64_t windows, int64_t T, int64_t vocab, int64_t rows, uint64_t seed = 7) {
+    Random random{seed, RandomStream::sampling};
+    StepBatch step;
+    for (int64_t w = 0; w < windows; w++) {
+        if (w % rows == 0) step.micro_batches.emplace_back();
+        MicroBatch& b = step.micro_batches.back();
+        const int64_t start = b.T();
+        b.segments.push_back({start, T, start, T, 0});
+        for (int64_t t = 0; t < T; t++) {
+            auto token = [&](int64_t i) {
+                return static_cast<int32_t>(random.below(static_cast<uint64_t>(vocab), static_cast<uint32_t>(w), static_cast<uint64_t>(i)));
+            };
+            b.tokens.push_back(token(t));
+            b.targets.push_back(token(t + 1));
+            b.positions.push_back(static_cast<int32_t>(t));
+            b.loss_weights.push_back(1.0f);
+        }
+    }
+    step.tokens = step.loss_tokens = windows * T;
+    return step;
+}
+
+inline ModelConfig gpt2_like() {
+    ModelConfig c;
+    c.n_layer = 2, c.n_head = 3, c.n_kv_head = 3, c.d_model = 24, c.d_ff = 40, c.head_size = 8, c.vocab_size = 37, c.max_seq_len = 32;
+    return c;
+}
+inline ModelConfig qwen3_like() {
+    ModelConfig c = gpt2_like();
+    c.n_head = 4, c.n_kv_head = 2, c.head_size = 10, c.norm = NormKind::rmsnorm, c.position = PositionKind::rope, c.mlp = MlpKind::swiglu,
+    c.bias = false, c.qk_norm = true;
+    return c;
+}
+inline ModelConfig llama_like() {
+    ModelConfig c = qwen3_like();
+    c.qk_norm = false, c.tie_embeddings = false, c.head_size = 6;
+    return c;
+}
+
+}  // namespace traincu::test

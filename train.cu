@@ -1,0 +1,367 @@
+// ./train: pretrains a language model, from token shards on disk to a finished checkpoint.
+//
+// main() picks the command. A training run is the five functions below it, in this order:
+//   read_options     command line -> options; the run directory, its lock, the checkpoint to resume from
+//   open_data        token shards -> loaders of whole optimizer steps
+//   build_model      options -> parameter table, arenas, model, optimizer; all memory is allocated here
+//   restore          weights from a checkpoint, a file, or the seed
+//   train            the loop: step, log, validate, sample, save
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "kernels/matmul.h"             // set_gemm_engine, matmul_seconds
+#include "src/base/signals.h"           // stop_signal
+#include "src/base/process.h"           // set_threads, wait_passively, keep_freed_memory
+#include "src/base/version.h"           // build_summary
+#include "src/checkpoint/formats.h"     // find_model, load_model
+#include "src/checkpoint/state.h"       // write_checkpoint, read_checkpoint
+#include "src/command/commands.h"       // the other commands
+#include "src/command/evaluation.h"     // Evaluator
+#include "src/command/generation.h"     // Generator
+#include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
+#include "src/config/options.h"         // Options
+#include "src/data/shard.h"             // expand_glob
+#include "src/model/flops.h"            // training_flops_per_token
+#include "src/model/init.h"             // init_weights
+#include "src/optim/guard.h"            // Guard
+#include "src/optim/lr_schedule.h"      // LrSchedule
+#include "src/optim/optimizer.h"        // Optimizer
+#include "src/parallel/executor.h"      // Executor
+#include "src/plan/memory.h"            // check_fits
+#include "src/plan/peak.h"              // measure_matmul_peak
+#include "src/report/console.h"         // tables and lines
+#include "src/report/html.h"            // write_report
+
+namespace traincu {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+struct Run {
+    Options options;
+    std::string command;
+    RealIo io;
+    RunDirectory directory;
+    std::optional<ModelOnDisk> start_model;  // --model
+    std::unique_ptr<Loader> data, val_data;
+    std::unique_ptr<Tokenizer> tokenizer;  // null: not one of this program's, so no samples
+    std::unique_ptr<WeightStore> weights;
+    std::unique_ptr<ModelInstance> trainer;
+    std::unique_ptr<Evaluator> evaluator;  // null without --val-data
+    std::unique_ptr<Generator> generator;  // null without a tokenizer
+    Arena optimizer_arena{"optimizer"};
+    std::unique_ptr<Optimizer> optimizer;
+    std::unique_ptr<Guard> guard;
+    std::unique_ptr<RunLog> log;
+    Stream stream;
+    int threads = 1;
+    int64_t step = 0, tokens = 0;  // optimizer steps done, tokens seen
+    double peak_flops = 0;
+};
+
+// ---- 1. options and run directory
+
+void read_options(Run& run, int argc, char** argv) {
+    Options& o = run.options = parse_options(argc, argv);
+    for (int i = 0; i < argc; i++) run.command += (i ? " " : "") + std::string(argv[i]);
+    if (o.data.empty())
+        throw Error(ExitCode::usage, "no training data: --data is missing",
+                    "make shards with ./train tokenize FILE --out PREFIX, then give --data 'PREFIX_train_*.bin'");
+    run.threads = set_threads(static_cast<int>(o.threads));
+    set_gemm_engine(o.gemm == "own" ? GemmEngine::own : o.gemm == "onednn" ? GemmEngine::onednn : GemmEngine::automatic);
+    run.directory = open_run_directory(run.io, o);
+}
+
+// ---- 2. data
+
+LoaderConfig loader_config(const Options& o, const std::string& patterns) {
+    LoaderConfig config;
+    config.shards = expand_glob(patterns);
+    config.seq_len = o.seq_len, config.vocab_size = o.vocab_size, config.seed = static_cast<uint64_t>(o.seed);
+    config.packing = o.packing == "documents" ? LoaderConfig::Packing::documents : LoaderConfig::Packing::stream;
+    config.rows_per_micro_batch = config.rows_per_step = o.batch_size;
+    return config;
+}
+
+void open_data(Run& run) {
+    Options& o = run.options;
+    if (!o.model.empty() && !run.directory.resumes()) run.start_model = find_model(o.model), set_model_options(o, run.start_model->config);
+    const ShardHeader header = Shard(expand_glob(o.data)[0]).header();
+    if (o.vocab_size == 0) o.vocab_size = header.vocab_size;
+    run.tokenizer = tokenizer_of_kind(header.tokenizer);
+    resolve_batch(o);
+    LoaderConfig config = loader_config(o, o.data);
+    config.rows_per_step = o.total_batch_tokens / o.seq_len;
+    config.shuffle = o.shuffle;
+    run.data = std::make_unique<Loader>(config);
+    if (!o.val_data.empty()) run.val_data = std::make_unique<Loader>(loader_config(o, o.val_data));
+}
+
+// ---- 3. model and memory
+
+std::vector<const Arena*> arenas_of(const Run& run) {
+    std::vector<const Arena*> arenas = {&run.weights->weights, &run.weights->gradients, &run.optimizer_arena, &run.trainer->activations,
+                                        &run.trainer->scratch};
+    if (run.evaluator) arenas.insert(arenas.end(), {&run.evaluator->instance().activations, &run.evaluator->instance().scratch});
+    if (run.generator) arenas.insert(arenas.end(), {&run.generator->instance().activations, &run.generator->instance().scratch});
+    return arenas;
+}
+
+void build_model(Run& run) {
+    Options& o = run.options;
+    const ModelConfig config = model_config(o);
+    set_model_options(o, config);  // zeros become what they stand for
+    if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
+    run.weights = std::make_unique<WeightStore>(config, Dtype::f32, true);
+    AdamwParams hyper;
+    hyper.beta1 = o.beta1, hyper.beta2 = o.beta2, hyper.eps = o.adam_eps, hyper.weight_decay = o.weight_decay;
+    run.optimizer = std::make_unique<Optimizer>(run.weights->table, Dtype::f32, hyper, run.optimizer_arena);
+    run.guard = std::make_unique<Guard>(o.skip_zscore);
+    if (run.val_data)
+        run.evaluator =
+            std::make_unique<Evaluator>(*run.weights, *run.val_data, o.batch_size, o.seq_len, o.val_tokens, run.tokenizer.get());
+    if (run.tokenizer) run.generator = std::make_unique<Generator>(*run.weights, o.seq_len);
+    // --recompute auto: the mode that computes least among those that leave a tenth of the memory free
+    const bool automatic = o.recompute == "auto";
+    for (const char* mode : {"none", "mlp", "attention", "block"}) {
+        if (!automatic && o.recompute != mode) continue;
+        ModelOptions options;
+        options.config = config, options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
+        options.recompute = recompute_named(mode);
+        run.trainer = std::make_unique<ModelInstance>(options, run.weights->door, "training");
+        if (!automatic) break;
+        o.recompute = mode;
+        if (total_bytes(arenas_of(run)) < available_memory() / 10 * 9) break;
+    }
+    check_fits(arenas_of(run));
+    run.weights->allocate();
+    run.optimizer_arena.allocate();
+    run.trainer->allocate();
+    if (run.evaluator) run.evaluator->allocate();
+    if (run.generator) run.generator->allocate();
+}
+
+// ---- 4. weights
+
+void print_tables(const Run& run) {
+    std::vector<TableRow> rows;
+    for (const auto& [group, name, value] : options_as_text(run.options)) rows.push_back({group, name, value});
+    std::printf("%s\n%s\n", table("Options", rows).c_str(), memory_table(arenas_of(run)).c_str());
+    std::printf("%s parameters, %.3g FLOPs a token; %s training tokens, %s samples an epoch\n",
+                with_commas(run.weights->table.count()).c_str(), training_flops_per_token(run.weights->config, run.options.seq_len),
+                with_commas(run.data->total_tokens()).c_str(), with_commas(run.data->samples_per_epoch()).c_str());
+    std::printf("%d threads, matrix products by %s: %.0f GFLOP/s measured\nrun directory %s\n\n", run.threads, gemm_engine_name().c_str(),
+                run.peak_flops / 1e9, run.directory.path.c_str());
+}
+
+void restore(Run& run) {
+    run.peak_flops = measure_matmul_peak(run.stream);
+    print_tables(run);
+    write_run_json(run.directory, run.options, run.command,
+                   {{"parameters", run.weights->table.count()}, {"gemm_engine", gemm_engine_name()}, {"threads", run.threads}});
+    run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1);
+    const Tensor flat = run.weights->door.flat_weights();
+    if (run.directory.resumes()) {
+        const Json& meta = run.directory.meta();
+        read_checkpoint(*run.directory.checkpoint, run.weights->config, run.weights->table, flat, run.optimizer->m(), run.optimizer->v());
+        run.step = run.directory.checkpoint->step, run.tokens = meta.at("tokens");
+        run.optimizer->set_steps(meta.at("adam_steps"));
+        run.guard->restore(meta.at("guard"));
+        if (meta.at("data") == run.data->fingerprint())
+            run.data->seek({meta.at("epoch"), meta.at("sample")});
+        else
+            std::printf("the data changed: its order begins anew\n");
+        std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
+    } else if (run.start_model) {
+        load_model(*run.start_model, run.weights->table, flat);
+        std::printf("weights from %s\n", run.options.model.c_str());
+    } else {
+        init_weights(flat, run.weights->table, static_cast<uint64_t>(run.options.seed));
+    }
+}
+
+// ---- 5. the loop
+
+void save(Run& run) {
+    const Cursor cursor = run.data->cursor();
+    const Json meta = {{"tokens", run.tokens},
+                       {"adam_steps", run.optimizer->steps()},
+                       {"epoch", cursor.epoch},
+                       {"sample", cursor.sample},
+                       {"guard", run.guard->state()},
+                       {"options", options_to_json(run.options)},
+                       {"data", run.data->fingerprint()},
+                       {"tokenizer", run.tokenizer ? run.tokenizer->name() : ""}};
+    const std::string path = write_checkpoint(run.io, run.directory.path, run.step, run.weights->config, run.weights->table,
+                                              run.weights->door.flat_weights(), run.optimizer->m(), run.optimizer->v(), meta);
+    std::printf("saved %s\n", path.c_str());
+    run.log->checkpoint(run.step, path);
+    if (run.options.keep > 0) retain_checkpoints(run.io, run.directory.path, static_cast<int>(run.options.keep));
+}
+
+void validate(Run& run) {
+    if (!run.evaluator) return;
+    const Evaluation result = run.evaluator->run(run.stream);
+    const ValidationRecord record{run.step, result.loss(), result.bits_per_byte(), run.tokens};
+    std::printf("%s\n", validation_line(record).c_str());
+    run.log->validation(record);
+}
+
+void sample(Run& run) {
+    if (!run.generator) return;
+    std::vector<int32_t> prompt = run.tokenizer->encode(run.options.prompt);
+    prompt.insert(prompt.begin(), run.tokenizer->eot());
+    SamplingOptions sampling;
+    sampling.temperature = 0.8;
+    const auto ids = run.generator->run(prompt, run.options.sample_tokens, sampling, static_cast<uint64_t>(run.options.seed),
+                                        run.tokenizer->eot(), {}, run.stream);
+    const std::string text = run.options.prompt + run.tokenizer->decode(ids);
+    std::printf("--- sample\n%s\n---\n", text.c_str());
+    run.log->sample(run.step, text);
+}
+
+// The report is worth a warning, not a run: everything else is safe on disk by now.
+void finish_report(const Run& run) {
+    const std::string page = run.directory.path + "/report.html";
+    try {
+        write_report({run.directory.path}, {}, 0.02, page);
+        std::printf("report: %s\n", page.c_str());
+    } catch (const Error& error) {
+        std::fprintf(stderr, "warning: %s\n", error.what());
+    }
+}
+
+// Forward, backward, guard, update. Returns what the log says of it.
+StepRecord train_step(Run& run, Executor& executor, const std::vector<Instruction>& schedule, const StepBatch& batch,
+                      const LrSchedule& lr) {
+    const auto start = Clock::now();
+    const double products_before = matmul_seconds();
+    StepRecord record;
+    record.max_steps = run.options.max_steps, record.lr = lr.at(run.step);
+    const Tensor gradients = run.weights->door.flat_gradients();
+    std::memset(gradients.data, 0, static_cast<size_t>(gradients.bytes()));
+    record.loss = executor.run(schedule, batch, run.stream, [&](double loss) {
+        record.grad_norm = Optimizer::global_norm(gradients, run.stream);
+        record.skipped = run.guard->judge(loss, record.grad_norm);
+        if (!record.skipped.empty()) return;  // weights, moments and AdamW's counter stay as they are
+        const double clip = Optimizer::clip_factor(record.grad_norm, run.options.grad_clip);
+        run.optimizer->update(run.weights->door.flat_weights(), gradients, record.lr, clip, run.stream);
+    });
+    record.step = ++run.step;
+    record.tokens = run.tokens += batch.tokens;
+    const double seconds = seconds_since(start);
+    record.ms = 1e3 * seconds;
+    record.tok_per_s = static_cast<double>(batch.tokens) / seconds;
+    record.mfu = training_flops_per_token(run.weights->config, run.options.seq_len) * record.tok_per_s / run.peak_flops;
+    record.gemm_fraction = (matmul_seconds() - products_before) / seconds;
+    return record;
+}
+
+int train(Run& run) {
+    const Options& o = run.options;
+    Executor executor(run.trainer->model, run.weights->door);
+    const int micro_batches = static_cast<int>((o.total_batch_tokens / o.seq_len + o.batch_size - 1) / o.batch_size);
+    const auto schedule = training_schedule(run.trainer->model.n_parts(), micro_batches, o.recompute != "none");
+    const LrSchedule lr{o.lr_schedule, o.lr, o.min_lr_fraction, o.warmup_steps, o.max_steps, o.decay_fraction};
+    StepPrinter printer(isatty(STDOUT_FILENO));
+    const auto start = Clock::now();
+    double smooth_ms = 0;
+    auto due = [&](int64_t every) { return every > 0 && run.step % every == 0 && run.step < o.max_steps; };
+    StepBatch batch;
+
+    if (run.step == 0) validate(run);
+    while (run.step < o.max_steps) {
+        if (!o.overfit_batch || batch.tokens == 0) batch = run.data->next();
+        StepRecord record = train_step(run, executor, schedule, batch, lr);
+        smooth_ms = smooth_ms == 0 ? record.ms : 0.95 * smooth_ms + 0.05 * record.ms;
+        record.eta_seconds = smooth_ms / 1e3 * static_cast<double>(o.max_steps - run.step);
+        run.log->step(record);
+        printer.step(record);
+        if (run.guard->consecutive_nonfinite() >= 3)
+            throw Error(ExitCode::numerical,
+                        format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
+                               static_cast<long long>(run.step - 3)),
+                        "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
+                .step(run.step);
+        const bool out_of_time = o.max_minutes > 0 && seconds_since(start) > 60 * o.max_minutes;
+        if ((stop_signal() || out_of_time) && run.step < o.max_steps) {
+            printer.end_line();
+            std::printf("stopping after step %lld: %s\n", static_cast<long long>(run.step),
+                        stop_signal() ? "signal received" : "--max-minutes is over");
+            save(run);
+            std::printf("continue with: ./train --config %s/run.json --resume auto\n", o.out.c_str());
+            return static_cast<int>(ExitCode::saved);
+        }
+        if (due(o.val_every) || due(o.sample_every) || due(o.checkpoint_every)) printer.end_line();
+        if (due(o.val_every)) validate(run);
+        if (due(o.sample_every)) sample(run);
+        if (due(o.checkpoint_every)) save(run);
+    }
+    if (run.directory.resumes() && run.directory.checkpoint->step == run.step) return std::printf("this run is complete\n"), 0;
+    validate(run);
+    sample(run);
+    save(run);
+    finish_report(run);
+    return 0;
+}
+
+int train_command(int argc, char** argv) {
+    catch_stop_signals();
+    Run run;
+    read_options(run, argc, argv);
+    open_data(run);
+    build_model(run);
+    restore(run);
+    return train(run);
+}
+
+const char* examples =
+    "train.cu pretrains language models, from text to a finished checkpoint.\n\n"
+    "  ./train tokenize book.txt --out corpora/book                                     text to token shards\n"
+    "  ./train --preset demo --data 'corpora/book_train_*.bin' --out runs/book          shards to a model\n"
+    "  ./train generate --model runs/book --prompt 'Once upon a time'                   a model to text\n\n"
+    "make demo does all three on real text. ./train --help lists every option; other commands: eval, inspect, report.\n";
+
+int run_command(int argc, char** argv) {
+    if (argc < 2) return std::fputs(examples, stdout), 0;
+    const std::string command = argv[1];
+    if (command == "--version") return std::fputs(build_summary().c_str(), stdout), 0;
+    if (command == "tokenize") return tokenize_command(argc - 2, argv + 2);
+    if (command == "generate") return generate_command(argc - 2, argv + 2);
+    if (command == "eval") return eval_command(argc - 2, argv + 2);
+    if (command == "inspect") return inspect_command(argc - 2, argv + 2);
+    if (command == "report") return report_command(argc - 2, argv + 2);
+    if (command[0] != '-')
+        throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
+                    "the commands are tokenize, generate, eval, inspect, report; without one, ./train trains");
+    return train_command(argc, argv);
+}
+
+}  // namespace
+}  // namespace traincu
+
+int main(int argc, char** argv) {
+    using namespace traincu;
+    wait_passively(argv);
+    keep_freed_memory();
+    try {
+        return run_command(argc, argv);
+    } catch (const HelpRequested& help) {
+        std::fputs(help.text.c_str(), stdout);
+        return 0;
+    } catch (const Error& error) {
+        std::fflush(stdout);
+        std::fprintf(stderr, "error: %s\n  what to do: %s\n%s\n", error.what(), error.remedy().c_str(), error.json().c_str());
+        return static_cast<int>(error.code());
+    } catch (const std::exception& error) {
+        std::fflush(stdout);
+        std::fprintf(stderr, "internal error: %s\n  this is a bug in train.cu: please report it with the command line\n", error.what());
+        return 1;
+    }
+}

@@ -104,6 +104,14 @@ asan:
 	$(MAKE) BUILD=build/asan TRAIN=build/asan/train CXXFLAGS='$(CXXFLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all' build/asan/run_tests build/asan/train
 	TRAIN_BINARY=build/asan/train build/asan/run_tests --test-suite-exclude="long*"
 
+# Speed beside the processor's peak and, where asked for, beside PyTorch and llm.c: see tests/bench/bench.py
+bench: all $(BUILD)/gemm_bench
+	python3 tests/bench/bench.py $(BENCH_ARGS)
+$(BUILD)/gemm_bench: $(BUILD)/tests/bench/gemm_bench.cpp.o $(BUILD)/kernels/gemm_cpu.cpp.o $(BUILD)/kernels/gemm_onednn.cpp.o $(BUILD)/src/base/error.cpp.o
+	@echo "link      $@"
+	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(BUILD)/tests/bench/%.cpp.o: OPTIMIZE = -O3
+
 format:
 	clang-format -i train.cu $$(git ls-files '*.cpp' '*.h')
 

@@ -10,7 +10,6 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 
 #include "kernels/matmul.h"             // set_gemm_engine, matmul_seconds
@@ -18,19 +17,16 @@
 #include "src/base/process.h"           // set_threads, wait_passively, keep_freed_memory
 #include "src/base/version.h"           // build_summary
 #include "src/checkpoint/formats.h"     // find_model, load_model
-#include "src/checkpoint/state.h"       // write_checkpoint, read_checkpoint
 #include "src/command/commands.h"       // the other commands
 #include "src/command/evaluation.h"     // Evaluator
 #include "src/command/generation.h"     // Generator
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
 #include "src/config/options.h"         // Options
+#include "src/command/run_state.h"      // save_run_state, restore_run_state
+#include "src/command/training_step.h"  // TrainingStep
 #include "src/data/shard.h"             // expand_glob
 #include "src/model/flops.h"            // training_flops_per_token
 #include "src/model/init.h"             // init_weights
-#include "src/optim/guard.h"            // Guard
-#include "src/optim/lr_schedule.h"      // LrSchedule
-#include "src/optim/optimizer.h"        // Optimizer
-#include "src/parallel/executor.h"      // Executor
 #include "src/plan/memory.h"            // check_fits
 #include "src/plan/peak.h"              // measure_matmul_peak
 #include "src/report/console.h"         // tables and lines
@@ -39,7 +35,6 @@
 namespace traincu {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -60,7 +55,7 @@ struct Run {
     std::unique_ptr<Guard> guard;
     std::unique_ptr<RunLog> log;
     Stream stream;
-    int threads = 1;
+    int threads = 1, failed_saves = 0;
     int64_t step = 0, tokens = 0;  // optimizer steps done, tokens seen
     double peak_flops = 0;
 };
@@ -168,15 +163,9 @@ void restore(Run& run) {
     run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1);
     const Tensor flat = run.weights->door.flat_weights();
     if (run.directory.resumes()) {
-        const Json& meta = run.directory.meta();
-        read_checkpoint(*run.directory.checkpoint, run.weights->config, run.weights->table, flat, run.optimizer->m(), run.optimizer->v());
-        run.step = run.directory.checkpoint->step, run.tokens = meta.at("tokens");
-        run.optimizer->set_steps(meta.at("adam_steps"));
-        run.guard->restore(meta.at("guard"));
-        if (meta.at("data") == run.data->fingerprint())
-            run.data->seek({meta.at("epoch"), meta.at("sample")});
-        else
-            std::printf("the data changed: its order begins anew\n");
+        RunState state{0, 0, run.data.get(), run.weights.get(), run.optimizer.get(), run.guard.get()};
+        if (!restore_run_state(run.directory, state)) std::printf("the data changed: its order begins anew\n");
+        run.step = state.step, run.tokens = state.tokens;
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
     } else if (run.start_model) {
         load_model(*run.start_model, run.weights->table, flat);
@@ -188,21 +177,19 @@ void restore(Run& run) {
 
 // ---- 5. the loop
 
-void save(Run& run) {
-    const Cursor cursor = run.data->cursor();
-    const Json meta = {{"tokens", run.tokens},
-                       {"adam_steps", run.optimizer->steps()},
-                       {"epoch", cursor.epoch},
-                       {"sample", cursor.sample},
-                       {"guard", run.guard->state()},
-                       {"options", options_to_json(run.options)},
-                       {"data", run.data->fingerprint()},
-                       {"tokenizer", run.tokenizer ? run.tokenizer->name() : ""}};
-    const std::string path = write_checkpoint(run.io, run.directory.path, run.step, run.weights->config, run.weights->table,
-                                              run.weights->door.flat_weights(), run.optimizer->m(), run.optimizer->v(), meta);
+// A checkpoint that cannot be written is worth a warning; three in a row end the run, and so does `required` (the last one).
+void save(Run& run, bool required) try {
+    const RunState state{run.step, run.tokens, run.data.get(), run.weights.get(), run.optimizer.get(), run.guard.get()};
+    const std::string path = save_run_state(run.io, run.directory, state, run.options, run.tokenizer ? run.tokenizer->name() : "");
     std::printf("saved %s\n", path.c_str());
     run.log->checkpoint(run.step, path);
     if (run.options.keep > 0) retain_checkpoints(run.io, run.directory.path, static_cast<int>(run.options.keep));
+    run.failed_saves = 0;
+} catch (const Error& error) {
+    if (required || ++run.failed_saves >= 3) throw;
+    std::fprintf(stderr, "warning: no checkpoint of step %lld: %s (%s)\n", static_cast<long long>(run.step), error.what(),
+                 error.remedy().c_str());
+    run.log->note(run.step, std::string("checkpoint failed: ") + error.what());
 }
 
 void validate(Run& run) {
@@ -237,38 +224,9 @@ void finish_report(const Run& run) {
     }
 }
 
-// Forward, backward, guard, update. Returns what the log says of it.
-StepRecord train_step(Run& run, Executor& executor, const std::vector<Instruction>& schedule, const StepBatch& batch,
-                      const LrSchedule& lr) {
-    const auto start = Clock::now();
-    const double products_before = matmul_seconds();
-    StepRecord record;
-    record.max_steps = run.options.max_steps, record.lr = lr.at(run.step);
-    const Tensor gradients = run.weights->door.flat_gradients();
-    std::memset(gradients.data, 0, static_cast<size_t>(gradients.bytes()));
-    record.loss = executor.run(schedule, batch, run.stream, [&](double loss) {
-        record.grad_norm = Optimizer::global_norm(gradients, run.stream);
-        record.skipped = run.guard->judge(loss, record.grad_norm);
-        if (!record.skipped.empty()) return;  // weights, moments and AdamW's counter stay as they are
-        const double clip = Optimizer::clip_factor(record.grad_norm, run.options.grad_clip);
-        run.optimizer->update(run.weights->door.flat_weights(), gradients, record.lr, clip, run.stream);
-    });
-    record.step = ++run.step;
-    record.tokens = run.tokens += batch.tokens;
-    const double seconds = seconds_since(start);
-    record.ms = 1e3 * seconds;
-    record.tok_per_s = static_cast<double>(batch.tokens) / seconds;
-    record.mfu = training_flops_per_token(run.weights->config, run.options.seq_len) * record.tok_per_s / run.peak_flops;
-    record.gemm_fraction = (matmul_seconds() - products_before) / seconds;
-    return record;
-}
-
 int train(Run& run) {
     const Options& o = run.options;
-    Executor executor(run.trainer->model, run.weights->door);
-    const int micro_batches = static_cast<int>((o.total_batch_tokens / o.seq_len + o.batch_size - 1) / o.batch_size);
-    const auto schedule = training_schedule(run.trainer->model.n_parts(), micro_batches, o.recompute != "none");
-    const LrSchedule lr{o.lr_schedule, o.lr, o.min_lr_fraction, o.warmup_steps, o.max_steps, o.decay_fraction};
+    TrainingStep training_step(o, *run.trainer, *run.weights, *run.optimizer, *run.guard, run.peak_flops);
     StepPrinter printer(isatty(STDOUT_FILENO));
     const auto start = Clock::now();
     double smooth_ms = 0;
@@ -278,7 +236,9 @@ int train(Run& run) {
     if (run.step == 0) validate(run);
     while (run.step < o.max_steps) {
         if (!o.overfit_batch || batch.tokens == 0) batch = run.data->next();
-        StepRecord record = train_step(run, executor, schedule, batch, lr);
+        StepRecord record = training_step.run(run.step, batch, run.stream);
+        run.step = record.step;
+        record.tokens = run.tokens += batch.tokens;
         smooth_ms = smooth_ms == 0 ? record.ms : 0.95 * smooth_ms + 0.05 * record.ms;
         record.eta_seconds = smooth_ms / 1e3 * static_cast<double>(o.max_steps - run.step);
         run.log->step(record);
@@ -294,19 +254,19 @@ int train(Run& run) {
             printer.end_line();
             std::printf("stopping after step %lld: %s\n", static_cast<long long>(run.step),
                         stop_signal() ? "signal received" : "--max-minutes is over");
-            save(run);
+            save(run, true);
             std::printf("continue with: ./train --config %s/run.json --resume auto\n", o.out.c_str());
             return static_cast<int>(ExitCode::saved);
         }
         if (due(o.val_every) || due(o.sample_every) || due(o.checkpoint_every)) printer.end_line();
         if (due(o.val_every)) validate(run);
         if (due(o.sample_every)) sample(run);
-        if (due(o.checkpoint_every)) save(run);
+        if (due(o.checkpoint_every)) save(run, false);
     }
     if (run.directory.resumes() && run.directory.checkpoint->step == run.step) return std::printf("this run is complete\n"), 0;
     validate(run);
     sample(run);
-    save(run);
+    save(run, true);
     finish_report(run);
     return 0;
 }

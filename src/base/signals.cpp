@@ -24,6 +24,7 @@ void catch_stop_signals() {
     action.sa_flags = SA_RESTART;
     for (int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an error of write(), with a message
 }
 
 int stop_signal() { return received; }

@@ -3,7 +3,7 @@
 
 namespace traincu {
 
-void catch_stop_signals();  // also ignores SIGPIPE
+void catch_stop_signals();  // also: a closed pipe or a file-size limit is an error, not a signal
 int stop_signal();          // the signal that came, or 0
 
 }  // namespace traincu

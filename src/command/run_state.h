@@ -1,0 +1,28 @@
+// All that a training run must keep to go on as if it had never stopped, written to a checkpoint and read back in one place.
+#pragma once
+
+#include <string>
+
+#include "src/command/run_directory.h"
+#include "src/data/loader.h"
+#include "src/model/instance.h"
+#include "src/optim/guard.h"
+#include "src/optim/optimizer.h"
+
+namespace traincu {
+
+struct RunState {
+    int64_t step = 0, tokens = 0;  // optimizer steps done, tokens seen
+    Loader* data = nullptr;        // its cursor
+    WeightStore* weights = nullptr;
+    Optimizer* optimizer = nullptr;  // moments, AdamW's own counter
+    Guard* guard = nullptr;          // its window
+};
+
+// Commits a checkpoint of state.step and returns its path; options and the tokenizer's name go with it. Error(io): nothing was changed.
+std::string save_run_state(Io& io, const RunDirectory& directory, const RunState& state, const Options& options, const std::string& tokenizer);
+
+// From directory.checkpoint. False if the data changed and their order begins anew.
+bool restore_run_state(const RunDirectory& directory, RunState& state);
+
+}  // namespace traincu

@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 text=corpora/bible.txt run=runs/demo baselines=corpora/bible_baselines.json
+own_options=$#  # with these the curve rightly differs
 say() { printf '%s\n' "$@" >&2; }
 newest_checkpoint() { for dir in "$run"/step_*/; do newest=$dir; done; echo "$newest"; }
 
@@ -35,6 +36,8 @@ say "" "---- what it writes about a chapter that the book does not have"
 say "" "---- its curve"
 set -- "$run"
 [ ! -e data/curves/demo.csv ] || set -- "$run" --reference data/curves/demo.csv
-# 5 is "outside the reference's band": the report has said so, and other options rightly give another curve.
-./train report "$@" || [ $? = 5 ]
+verdict=0
+./train report "$@" || verdict=$?  # 5 is "outside the reference's band"
 [ "$before" != "$(newest_checkpoint)" ] || say "demo: this run had finished before, nothing was trained. To start anew:  rm -r $run  and make demo"
+[ "$own_options" = 0 ] || [ "$verdict" != 5 ] || verdict=0
+exit "$verdict"

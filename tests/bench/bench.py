@@ -101,23 +101,28 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", help="JSON file (default: tests/bench/results/cpu_DATE.json)")
+    parser.add_argument("--only", default="demo,gpt2_124m,gemm", help="parts to measure; the others are kept from the file, if it is there")
     args = parser.parse_args()
+    only = args.only.split(",")
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    result = {"date": datetime.date.today().isoformat(), "cpu": model[1] if model else "unknown", "threads": args.threads,
+    out = Path(args.out) if args.out else ROOT / f"tests/bench/results/cpu_{datetime.date.today().isoformat()}.json"
+    result = json.loads(out.read_text()) if out.exists() else {}
+    result |= {"date": datetime.date.today().isoformat(), "cpu": model[1] if model else "unknown", "threads": args.threads,
               "revision": run(["git", "describe", "--always", "--dirty", "--abbrev=12"]).strip(), "build": run([ROOT / "train", "--version"])}
     with tempfile.TemporaryDirectory() as folder:
-        result["demo"] = demo(args, folder)
-        result["gpt2_124m"] = gpt2_124m(args, folder)
-    result["gemm"] = gemm(args)
+        for part in (demo, gpt2_124m):
+            if part.__name__ in only:
+                result[part.__name__] = part(args, folder)
+    if "gemm" in only:
+        result["gemm"] = gemm(args)
     if (baselines := ROOT / "corpora/bible_baselines.json").exists():
         result["baselines"] = json.loads(baselines.read_text())
-    out = Path(args.out) if args.out else ROOT / f"tests/bench/results/cpu_{result['date']}.json"
     out.write_text(json.dumps(result, indent=1) + "\n")
 
-    print(result["gemm"]["text"])
-    if result["demo"]:
+    print(result.get("gemm", {}).get("text", ""))
+    if result.get("demo"):
         print(f"demo model: {result['demo']['tok_per_s']:,.0f} tokens/s, {100 * result['demo']['gemm_fraction']:.0f} % of a step in matrix products")
-    for name, ms in result["gpt2_124m"]["ms"].items():
+    for name, ms in result.get("gpt2_124m", {}).get("ms", {}).items():
         print(f"GPT-2 124M, 4 x 64, fp32: {name:20s} {ms:8.1f} ms/step   {ms / result['gpt2_124m']['ms']['ours']:5.2f} x ours")
     print(out)
 

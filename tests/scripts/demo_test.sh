@@ -17,12 +17,13 @@ cat > train <<'END'
 echo "$*" >> calls.txt
 case $1 in
     tokenize) : > corpora/bible_train_000000.bin; : > corpora/bible_val_000000.bin ;;
-    report) exit 5 ;;  # off the committed curve
+    report) exit "$(cat report_status)" ;;
     --preset) mkdir -p runs/demo/step_0000000100; exit "$(cat wanted_status)" ;;
 esac
 END
 chmod +x train
 echo 0 > wanted_status
+echo 5 > report_status  # off the committed curve: with own options that is right
 
 mkdir corpora
 printf 'Genesis 1\n1 In the beginning\n%s\n' "$(seq 1 2000)" > corpora/bible.txt  # there already: the program bible is not needed
@@ -40,6 +41,9 @@ for packer in gzip bzip2; do
     holds "demo: $packer's nats per byte" [ $((bytes - real)) -ge -1 -a $((bytes - real)) -le 1 ]
 done
 
+rm -r runs
+demo;                         expect "demo: without own options it is held to the curve" 5
+echo 0 > report_status
 : > calls.txt
 demo;                         expect "demo: a finished run is told, and how to start anew" 0 "rm -r runs/demo"
 holds "demo: tokenizes once" [ "$(grep -c tokenize calls.txt)" -eq 0 ]

@@ -1,9 +1,9 @@
 // ./train: pretrains a language model, from token shards on disk to a finished checkpoint.
 //
 // main() picks the command. A training run is the five functions below it, in this order:
-//   read_options     command line -> options; the run directory, its lock, the checkpoint to resume from
+//   read_options     command line -> options
 //   open_data        token shards -> loaders of whole optimizer steps
-//   build_model      options -> parameter table, arenas, model, optimizer; all memory is allocated here
+//   build_model      the run directory, its lock, the checkpoint to resume from; model, optimizer, and all memory
 //   restore          weights from a checkpoint, a file, or the seed
 //   train            the loop: step, log, validate, sample, save
 #include <unistd.h>
@@ -12,18 +12,18 @@
 #include <cstdio>
 #include <memory>
 
-#include "kernels/matmul.h"             // set_gemm_engine, matmul_seconds
-#include "src/base/signals.h"           // stop_signal
+#include "kernels/matmul.h"             // set_gemm_engine
 #include "src/base/process.h"           // set_threads, wait_passively, keep_freed_memory
+#include "src/base/signals.h"           // stop_signal
 #include "src/base/version.h"           // build_summary
 #include "src/checkpoint/formats.h"     // find_model, load_model
 #include "src/command/commands.h"       // the other commands
 #include "src/command/evaluation.h"     // Evaluator
 #include "src/command/generation.h"     // Generator
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
-#include "src/config/options.h"         // Options
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
+#include "src/config/options.h"         // Options
 #include "src/data/shard.h"             // expand_glob
 #include "src/model/flops.h"            // training_flops_per_token
 #include "src/model/init.h"             // init_weights
@@ -60,7 +60,7 @@ struct Run {
     double peak_flops = 0;
 };
 
-// ---- 1. options and run directory
+// ---- 1. options
 
 void read_options(Run& run, int argc, char** argv) {
     Options& o = run.options = parse_options(argc, argv);
@@ -70,7 +70,6 @@ void read_options(Run& run, int argc, char** argv) {
                     "make shards with ./train tokenize FILE --out PREFIX, then give --data 'PREFIX_train_*.bin'");
     run.threads = set_threads(static_cast<int>(o.threads));
     set_gemm_engine(o.gemm == "own" ? GemmEngine::own : o.gemm == "onednn" ? GemmEngine::onednn : GemmEngine::automatic);
-    run.directory = open_run_directory(run.io, o);
 }
 
 // ---- 2. data
@@ -86,7 +85,7 @@ LoaderConfig loader_config(const Options& o, const std::string& patterns) {
 
 void open_data(Run& run) {
     Options& o = run.options;
-    if (!o.model.empty() && !run.directory.resumes()) run.start_model = find_model(o.model), set_model_options(o, run.start_model->config);
+    if (!o.model.empty()) run.start_model = find_model(o.model), set_model_options(o, run.start_model->config);
     const ShardHeader header = Shard(expand_glob(o.data)[0]).header();
     if (o.vocab_size == 0) o.vocab_size = header.vocab_size;
     run.tokenizer = tokenizer_of_kind(header.tokenizer);
@@ -98,7 +97,7 @@ void open_data(Run& run) {
     if (!o.val_data.empty()) run.val_data = std::make_unique<Loader>(loader_config(o, o.val_data));
 }
 
-// ---- 3. model and memory
+// ---- 3. model and memory, in a run directory of its own
 
 std::vector<const Arena*> arenas_of(const Run& run) {
     std::vector<const Arena*> arenas = {&run.weights->weights, &run.weights->gradients, &run.optimizer_arena, &run.trainer->activations,
@@ -112,6 +111,7 @@ void build_model(Run& run) {
     Options& o = run.options;
     const ModelConfig config = model_config(o);
     set_model_options(o, config);  // zeros become what they stand for
+    run.directory = open_run_directory(run.io, o);  // only now: a mistake so far leaves nothing behind
     if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
     run.weights = std::make_unique<WeightStore>(config, Dtype::f32, true);
     AdamwParams hyper;
@@ -235,7 +235,12 @@ int train(Run& run) {
 
     if (run.step == 0) validate(run);
     while (run.step < o.max_steps) {
-        if (!o.overfit_batch || batch.tokens == 0) batch = run.data->next();
+        if (!o.overfit_batch) {
+            batch = run.data->next();
+        } else if (batch.tokens == 0) {
+            run.data->seek({});  // the first batch, on resume too
+            batch = run.data->next();
+        }
         StepRecord record = training_step.run(run.step, batch, run.stream);
         run.step = record.step;
         record.tokens = run.tokens += batch.tokens;

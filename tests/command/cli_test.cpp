@@ -99,6 +99,7 @@ TEST_SUITE("command line") {
             CHECK(r.err.find(m.says) != std::string::npos);
             CHECK(r.verdict()["code"] == m.code);
             CHECK(!r.verdict()["hint"].get<std::string>().empty());
+            if (m.code == 2) CHECK(!fs::exists(f / "r1"));  // a mistake on the command line leaves nothing behind
             fs::remove_all(f / "r1");
         }
         Result unknown = run(f, "trian");

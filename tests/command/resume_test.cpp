@@ -139,23 +139,23 @@ TEST_SUITE("resume") {
     }
 
     TEST_CASE("resume: a checkpoint that cannot be written is a warning, three in a row are exit 8; the older one stays whole") {
-    TempDir f;
-    make_corpus(f);
-    REQUIRE(run(f, tiny_run + "--out run --max-steps 4").code == 0);
-    const std::string before = read_file(f / "run/step_0000000004/rank_0_of_1.bin");
-    // no file may grow beyond 64 KiB: the log can, a checkpoint cannot
-    Result full = shell(f, "ulimit -f 128; \"$TRAIN\" " + tiny_run + "--out run --max-steps 40 --checkpoint-every 5 --resume auto");
-    CHECK(full.code == 8);
-    CHECK(full.says("warning: no checkpoint of step 5"));
-    CHECK(full.says("warning: no checkpoint of step 10"));
-    CHECK(full.verdict()["code"] == 8);
-    CHECK(read_file(f / "run/step_0000000004/rank_0_of_1.bin") == before);
-    Result resumed = run(f, tiny_run + "--out run --max-steps 20 --resume auto");
-    CHECK(resumed.code == 0);
-    CHECK(resumed.says("resumed from run/step_0000000004"));
-}
+        TempDir f;
+        make_corpus(f);
+        REQUIRE(run(f, tiny_run + "--out run --max-steps 4").code == 0);
+        const std::string before = read_file(f / "run/step_0000000004/rank_0_of_1.bin");
+        // no file may grow beyond 64 KiB: the log can, a checkpoint cannot
+        Result full = shell(f, "ulimit -f 128; \"$TRAIN\" " + tiny_run + "--out run --max-steps 40 --checkpoint-every 5 --resume auto");
+        CHECK(full.code == 8);
+        CHECK(full.says("warning: no checkpoint of step 5"));
+        CHECK(full.says("warning: no checkpoint of step 10"));
+        CHECK(full.verdict()["code"] == 8);
+        CHECK(read_file(f / "run/step_0000000004/rank_0_of_1.bin") == before);
+        Result resumed = run(f, tiny_run + "--out run --max-steps 20 --resume auto");
+        CHECK(resumed.code == 0);
+        CHECK(resumed.says("resumed from run/step_0000000004"));
+    }
 
-TEST_CASE("resume: --max-minutes saves and exits 75") {
+    TEST_CASE("resume: --max-minutes saves and exits 75") {
         TempDir f;
         make_corpus(f);
         CHECK(run(f, tiny_run + "--out run --max-steps 1000000 --max-minutes 0.02").code == 75);

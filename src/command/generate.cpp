@@ -84,6 +84,7 @@ int generate_command(int argc, char** argv) {
             static_cast<int64_t>(generator.run(ids, tokens, sampling, static_cast<uint64_t>(seed + s), stop, print, stream).size());
         std::printf("\n");
     }
+    std::fflush(stdout);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     std::fprintf(stderr, "%lld tokens, %.0f tokens/s\n", static_cast<long long>(generated), static_cast<double>(generated) / seconds);
     return 0;

@@ -229,7 +229,7 @@ int train(Run& run) {
     TrainingStep training_step(o, *run.trainer, *run.weights, *run.optimizer, *run.guard, run.peak_flops);
     StepPrinter printer(isatty(STDOUT_FILENO));
     const auto start = Clock::now();
-    double smooth_ms = 0;
+    double smooth_ms = 0, step_seconds = 0, product_seconds = 0;
     auto due = [&](int64_t every) { return every > 0 && run.step % every == 0 && run.step < o.max_steps; };
     StepBatch batch;
 
@@ -245,6 +245,7 @@ int train(Run& run) {
         run.step = record.step;
         record.tokens = run.tokens += batch.tokens;
         smooth_ms = smooth_ms == 0 ? record.ms : 0.95 * smooth_ms + 0.05 * record.ms;
+        step_seconds += record.ms / 1e3, product_seconds += record.gemm_fraction * record.ms / 1e3;
         record.eta_seconds = smooth_ms / 1e3 * static_cast<double>(o.max_steps - run.step);
         run.log->step(record);
         printer.step(record);
@@ -269,6 +270,7 @@ int train(Run& run) {
         if (due(o.checkpoint_every)) save(run, false);
     }
     if (run.directory.resumes() && run.directory.checkpoint->step == run.step) return std::printf("this run is complete\n"), 0;
+    std::printf("trained for %s; matrix products took %.0f %% of the steps\n", duration(step_seconds).c_str(), 100 * product_seconds / step_seconds);
     validate(run);
     sample(run);
     save(run, true);

@@ -72,16 +72,9 @@ void load_model(const ModelOnDisk& model, const ParamTable& table, Tensor params
     read_weights(SafetensorsFile(model.weights), model.config, table, params);
 }
 
-ModelConfig config_of_model(const std::string& path) { return find_model(path).config; }
-ordered_json meta_of_model(const std::string& path) { return find_model(path).meta; }
-
-void load_model(const std::string& path, const ModelConfig& config, const ParamTable& table, Tensor params) {
-    const ModelOnDisk model = find_model(path);
-    if (!(model.config == config))
-        throw Error(ExitCode::checkpoint, "the model at " + path + " has another shape than the one asked for",
-                    "take the shape from the model itself")
-            .file(path);
-    load_model(model, table, params);
+int64_t ModelOnDisk::trained_context() const {
+    const auto options = meta.find("options");
+    return options != meta.end() && options->is_object() ? options->value("seq-len", config.max_seq_len) : config.max_seq_len;
 }
 
 }  // namespace traincu

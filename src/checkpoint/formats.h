@@ -20,17 +20,15 @@ struct ModelOnDisk {
     int64_t step = -1;    // of a checkpoint; -1 otherwise
     ModelConfig config;
     nlohmann::ordered_json meta;  // an object: what the run kept about itself (tokenizer, options, counters); empty where there is none
+
+    // Tokens of context that it was trained with; where it does not say, all that it has positions for.
+    int64_t trained_context() const;
 };
 
 // Looks at `path` and verifies what it finds, sizes and hashes included, before anything is allocated for it.
 // Error(usage) if nothing is there, Error(checkpoint) if it is damaged or of a kind that this program does not read.
 ModelOnDisk find_model(const std::string& path);
 void load_model(const ModelOnDisk& model, const ParamTable& table, Tensor params);
-
-// The same in one call each, for callers that need one thing of a path.
-ModelConfig config_of_model(const std::string& path);
-nlohmann::ordered_json meta_of_model(const std::string& path);
-void load_model(const std::string& path, const ModelConfig& config, const ParamTable& table, Tensor params);
 
 bool is_llmc_model(const std::string& file);  // by its first four bytes
 

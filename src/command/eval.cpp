@@ -35,12 +35,8 @@ int eval_command(int argc, char** argv) {
     set_threads(threads);
     const ModelOnDisk found = find_model(model);
     const ModelConfig& config = found.config;
-    if (seq_len == 0) seq_len = config.max_seq_len;
-    if (seq_len > config.max_seq_len && config.position == PositionKind::learned)
-        throw Error(ExitCode::usage,
-                    format("--seq-len %lld is longer than the model's position table (%lld)", static_cast<long long>(seq_len),
-                           static_cast<long long>(config.max_seq_len)),
-                    "use a shorter --seq-len");
+    if (seq_len == 0) seq_len = found.trained_context();
+    config.check_context(seq_len, "--seq-len");
     LoaderConfig loader_config;
     loader_config.shards = expand_glob(data);
     loader_config.seq_len = seq_len, loader_config.rows_per_micro_batch = loader_config.rows_per_step = batch_size;

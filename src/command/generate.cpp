@@ -52,12 +52,8 @@ int generate_command(int argc, char** argv) {
                     format("the %s tokenizer has %lld tokens, the model only %lld", tokenizer_name.c_str(),
                            static_cast<long long>(tokenizer->vocab_size()), static_cast<long long>(config.vocab_size)),
                     "give the tokenizer that the model was trained with");
-    if (context == 0) context = config.max_seq_len;
-    if (context > config.max_seq_len && config.position == PositionKind::learned)
-        throw Error(ExitCode::usage,
-                    format("--context %lld is longer than the model's position table (%lld)", static_cast<long long>(context),
-                           static_cast<long long>(config.max_seq_len)),
-                    "use a shorter --context");
+    if (context == 0) context = found.trained_context();
+    config.check_context(context, "--context");
 
     WeightStore weights(config, Dtype::f32, false);
     Generator generator(weights, context);

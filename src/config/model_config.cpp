@@ -20,4 +20,12 @@ void ModelConfig::check() const {
         refuse("--bias 1 goes with --norm layernorm: RMSNorm has no bias", "use --bias 0 or --norm layernorm");
 }
 
+void ModelConfig::check_context(int64_t tokens, const char* flag) const {
+    if (position != PositionKind::learned || tokens <= max_seq_len) return;
+    throw Error(ExitCode::usage,
+                format("%s %lld is longer than the model's position table (%lld rows)", flag, static_cast<long long>(tokens),
+                       static_cast<long long>(max_seq_len)),
+                "use a shorter one, or train a model with a larger --max-seq-len");
+}
+
 }  // namespace traincu

@@ -37,6 +37,8 @@ struct ModelConfig {
 
     // Error(usage) naming the field if the shape makes no model (heads not dividing, odd head size with rope, ...).
     void check() const;
+    // Error(usage) if a context of so many tokens, asked for by `flag`, is longer than the learned position table.
+    void check_context(int64_t tokens, const char* flag) const;
 };
 
 }  // namespace traincu

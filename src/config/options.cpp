@@ -391,11 +391,7 @@ ModelConfig model_config(const Options& o) {
     c.position = o.position == "rope" ? PositionKind::rope : o.position == "none" ? PositionKind::none : PositionKind::learned;
     c.bias = o.bias, c.qk_norm = o.qk_norm, c.tie_embeddings = o.tie_embeddings, c.rope_theta = o.rope_theta, c.norm_eps = o.norm_eps;
     c.check();
-    if (c.position == PositionKind::learned && o.seq_len > c.max_seq_len)
-        throw Error(ExitCode::usage,
-                    format("--seq-len %lld is longer than the model's position table (%lld rows)", static_cast<long long>(o.seq_len),
-                           static_cast<long long>(c.max_seq_len)),
-                    "use a shorter --seq-len, or train a model with a larger --max-seq-len");
+    c.check_context(o.seq_len, "--seq-len");
     return c;
 }
 

@@ -26,7 +26,7 @@ before=$(newest_checkpoint)
 trap : INT  # the trainer gets the signal too, saves, and ends with 75; this script stays to say so
 status=0
 ./train --preset demo --data 'corpora/bible_train_*.bin' --val-data 'corpora/bible_val_*.bin' --out "$run" \
-    --baselines "$baselines" --resume auto "$@" || status=$?
+    --prompt 'Psalms 151' --baselines "$baselines" --resume auto "$@" || status=$?
 trap - INT
 [ "$status" != 75 ] || say "demo: saved; make demo goes on from there"
 [ "$status" = 0 ] || exit "$status"

@@ -59,9 +59,9 @@ const std::vector<std::pair<std::string, Json>>& presets() {
                                 {"bias", false},     {"qk-norm", true},    {"tie-embeddings", true}};
     static const std::vector<std::pair<std::string, Json>> table = {
         // clang-format off
-        {"demo", merged(modern, {{"n-layer", 4}, {"n-head", 2}, {"d-model", 128}, {"d-ff", 320}, {"seq-len", 256}, {"batch-size", 8},
+        {"demo", merged(modern, {{"n-layer", 4}, {"n-head", 2}, {"d-model", 128}, {"d-ff", 256}, {"seq-len", 256}, {"batch-size", 8},
                                  {"max-steps", 2000}, {"lr", 4e-3}, {"min-lr-fraction", 0}, {"lr-schedule", "linear"}, {"warmup-steps", 80},
-                                 {"val-every", 250}, {"sample-every", 500}, {"checkpoint-every", 500}, {"prompt", "Psalms 151\n1 "}})},
+                                 {"val-every", 250}, {"sample-every", 500}, {"checkpoint-every", 500}})},
         // clang-format on
         {"tiny", {{"n-layer", 2}, {"n-head", 2}, {"d-model", 32}, {"seq-len", 64}, {"batch-size", 4}, {"max-steps", 200}, {"lr", 3e-3}}},
         {"small-gpt2",

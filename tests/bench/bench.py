@@ -108,13 +108,17 @@ def main():
     out = Path(args.out) if args.out else ROOT / f"tests/bench/results/cpu_{datetime.date.today().isoformat()}.json"
     result = json.loads(out.read_text()) if out.exists() else {}
     result |= {"date": datetime.date.today().isoformat(), "cpu": model[1] if model else "unknown", "threads": args.threads,
-              "revision": run(["git", "describe", "--always", "--dirty", "--abbrev=12"]).strip(), "build": run([ROOT / "train", "--version"])}
+               "build": run([ROOT / "train", "--version"])}
     with tempfile.TemporaryDirectory() as folder:
         for part in (demo, gpt2_124m):
             if part.__name__ in only:
                 result[part.__name__] = part(args, folder)
     if "gemm" in only:
         result["gemm"] = gemm(args)
+    revision = run(["git", "describe", "--always", "--dirty", "--abbrev=12"]).strip()
+    for part in only:
+        if result[part]:
+            result[part]["revision"] = revision
     if (baselines := ROOT / "corpora/bible_baselines.json").exists():
         result["baselines"] = json.loads(baselines.read_text())
     out.write_text(json.dumps(result, indent=1) + "\n")

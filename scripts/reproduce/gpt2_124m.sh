@@ -8,27 +8,4 @@
 #
 # usage: sh scripts/reproduce/gpt2_124m.sh [--dry-run] [more options of ./train]
 # BATCH_SIZE sets the sequences of a micro-batch (default 64): it changes memory and speed, not the recipe.
-set -eu
-cd "$(dirname "$0")/../.."
-
-run=runs/gpt2_124m data=corpora/fineweb10B
-dry_run=0
-if [ "${1:-}" = --dry-run ]; then dry_run=1; shift; fi
-
-set -- ./train --preset gpt2-124m --data "$data/fineweb_train_*.bin" --val-data "$data/fineweb_val_000000.bin" --shuffle 1 --out "$run" \
-    --seq-len 1024 --batch-size "${BATCH_SIZE:-64}" --total-batch-tokens 524288 --max-steps 19560 \
-    --lr 6e-4 --lr-schedule cosine --min-lr-fraction 0 --warmup-steps 700 \
-    --weight-decay 0.1 --beta1 0.9 --beta2 0.95 --grad-clip 1.0 \
-    --val-every 250 --val-tokens 10485760 --checkpoint-every 1000 --resume auto "$@"
-
-if [ "$dry_run" = 1 ]; then
-    for word in "$@"; do
-        case $word in *[*]*) printf "'%s' " "$word" ;; *) printf '%s ' "$word" ;; esac
-    done
-    echo
-    exit
-fi
-[ -x ./train ] || { echo "./train is not built yet: run  make" >&2; exit 2; }
-[ -e "$data/fineweb_val_000000.bin" ] || { echo "no shards yet: run  sh scripts/get_corpus.sh fineweb10B --shards 103" >&2; exit 2; }
-"$@"
-./train report "$run" --reference data/curves/gpt2_124m_llmc.csv
+exec sh "$(dirname "$0")/llmc.sh" 124m fineweb10B 103 "$@"

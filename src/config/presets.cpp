@@ -50,7 +50,7 @@ Json llmc_recipe(double lr, int steps) {
             {"grad-clip", 1},
             {"val-every", 250},
             {"val-tokens", 10485760},
-            {"checkpoint-every", 5000},
+            {"checkpoint-every", 1000},
             {"shuffle", true}};
 }
 

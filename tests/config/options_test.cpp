@@ -131,7 +131,29 @@ TEST_SUITE("options") {
         CHECK(has(conflicts[1], "seed"));
     }
 
-    TEST_CASE("presets: published parameter counts") {
+    TEST_CASE("presets: llm.c's published recipes") {
+    Options a = parse({"--preset", "gpt2-124m-llmc"}), b = parse({"--preset", "gpt2-350m-llmc"});
+    CHECK(a.max_steps == 19560);
+    CHECK(a.lr == 6e-4);
+    CHECK(b.max_steps == 60000);
+    CHECK(b.lr == 3e-4);
+    for (const Options& o : {a, b}) {
+        CHECK(o.seq_len == 1024);
+        CHECK(o.total_batch_tokens == 524288);
+        CHECK(o.warmup_steps == 700);
+        CHECK(o.lr_schedule == "cosine");
+        CHECK(o.min_lr_fraction == 0);
+        CHECK(o.weight_decay == 0.1);
+        CHECK(o.beta1 == 0.9);
+        CHECK(o.beta2 == 0.95);
+        CHECK(o.grad_clip == 1.0);
+        CHECK(o.val_every == 250);
+        CHECK(o.val_tokens == 10 * (int64_t{1} << 20));
+        CHECK(o.shuffle);
+    }
+}
+
+TEST_CASE("presets: published parameter counts") {
         auto count = [](const char* name) {
             return make_param_table(model_config(parse({"--preset", name, "--seq-len", "1024"}))).count();
         };

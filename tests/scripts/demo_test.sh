@@ -56,7 +56,7 @@ demo;                         expect "demo: a failed run keeps its exit code" 5
 holds "demo: and generates nothing" [ "$(grep -c generate calls.txt)" -eq 0 ]
 
 run sh scripts/reproduce/gpt2_124m.sh --dry-run --seed 7
-expect "reproduce: 124m is the published recipe" 0 "--max-steps 19560 .*--lr 6e-4 .*--warmup-steps 700 .*--weight-decay 0.1 " "--seed 7" "'corpora/fineweb10B/fineweb_train_\*.bin'"
+expect "reproduce: 124m is the preset, on its shards" 0 "--preset gpt2-124m-llmc " "--seed 7" "'corpora/fineweb10B/fineweb_train_\*.bin'"
 BATCH_SIZE=8 run sh scripts/reproduce/gpt2_350m.sh --dry-run
-expect "reproduce: 350m is the published recipe" 0 "--batch-size 8 .*--max-steps 60000 .*--lr 3e-4 "
+expect "reproduce: 350m is the preset, its micro-batch free" 0 "--preset gpt2-350m-llmc .*fineweb100B.*--batch-size 8 "
 finish

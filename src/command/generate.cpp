@@ -46,7 +46,7 @@ int generate_command(int argc, char** argv) {
         throw Error(ExitCode::usage, format("%s does not say how its tokens become text", model.c_str()),
                     "give --tokenizer bytes if it was trained on byte tokens")
             .file(model);
-    auto tokenizer = tokenizer_named(tokenizer_name);
+    auto tokenizer = open_tokenizer(tokenizer_name);
     if (tokenizer->vocab_size() > config.vocab_size)
         throw Error(ExitCode::usage,
                     format("the %s tokenizer has %lld tokens, the model only %lld", tokenizer_name.c_str(),

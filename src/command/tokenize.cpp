@@ -86,7 +86,7 @@ int tokenize_command(int argc, char** argv) {
         throw Error(ExitCode::usage, "--val-fraction: not a number", "./train tokenize --help lists the options");
     config.documents = DocumentRule::parse(documents);
 
-    std::unique_ptr<Tokenizer> tokenizer = tokenizer_named("bytes");
+    std::unique_ptr<Tokenizer> tokenizer = open_tokenizer("bytes");
     Clock::time_point start = Clock::now();
     TokenizeSummary summary = [&] {
         ProgressLine line;

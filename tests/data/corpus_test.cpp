@@ -151,7 +151,7 @@ TEST_SUITE("data/corpus") {
         config.val_fraction = 0;
         config.shard_tokens = 100;
         double last = 0;
-        TokenizeSummary summary = tokenize_corpus(config, *tokenizer_named("bytes"), [&](double share) { last = share; });
+        TokenizeSummary summary = tokenize_corpus(config, *open_tokenizer("bytes"), [&](double share) { last = share; });
         CHECK(last > 0);
         CHECK(last <= 1);
         CHECK(summary.val.documents == 0);

@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
 
 #include "src/data/tokenizer.h"
 #include "tests/data/fixture.h"
@@ -8,7 +9,7 @@ using namespace traincu::test;
 
 TEST_SUITE("data/tokenizer") {
     TEST_CASE("bytes: every string comes back, ids are the bytes, end-of-text is no text") {
-        auto tokenizer = tokenizer_named("bytes");
+        auto tokenizer = open_tokenizer("bytes");
         std::string all;
         for (int i = 0; i < 256; i++) all.push_back(static_cast<char>(i));
         for (const std::string& text : {std::string(), std::string("A\0z", 3), std::string("Zürich 東京\r\n"), all}) {
@@ -22,14 +23,27 @@ TEST_SUITE("data/tokenizer") {
         CHECK(tokenizer->decode(std::vector<int32_t>{256, 72, 256, 105}) == "Hi");
     }
 
+    TEST_CASE("bytes as a tokenizer.json: a symbol of its own for each byte, printable ones as they are") {
+        const auto json = nlohmann::json::parse(open_tokenizer("bytes")->json());
+        const auto& vocab = json["model"]["vocab"];
+        CHECK(vocab.size() == 257);
+        for (const char* letter : {"!", "A", "~"}) CHECK(vocab[letter] == letter[0]);
+        CHECK(vocab["\u0100"] == 0);   // the first byte without a character
+        CHECK(vocab["\u0120"] == 32);  // the space, as everybody knows it from GPT-2
+        CHECK(vocab["\u00e9"] == 0xE9);
+        CHECK(vocab["\u0143"] == 0xAD);  // the last one
+        CHECK(vocab["<|endoftext|>"] == 256);
+        CHECK(json["added_tokens"][0]["id"] == 256);
+    }
+
     TEST_CASE("tokenizers are found by name and by the number in a shard's header") {
-        CHECK(tokenizer_named("bytes")->name() == "bytes");
-        CHECK(tokenizer_of_kind(tokenizer_named("bytes")->kind())->name() == "bytes");
-        CHECK(tokenizer_named("bytes")->kind() == 1);
+        CHECK(open_tokenizer("bytes")->name() == "bytes");
+        CHECK(tokenizer_of_kind(open_tokenizer("bytes")->kind())->name() == "bytes");
+        CHECK(open_tokenizer("bytes")->kind() == 1);
         CHECK(tokenizer_of_kind(0) == nullptr);
         CHECK(tokenizer_of_kind(77) == nullptr);
-        CHECK(refuses(ExitCode::usage, {"klingon"}, [] { tokenizer_named("klingon"); }));
+        CHECK(refuses(ExitCode::usage, {"klingon"}, [] { open_tokenizer("klingon"); }));
         for (int32_t id : {-1, 257, 50256})
-            CHECK(refuses(ExitCode::data, {std::to_string(id)}, [&] { tokenizer_named("bytes")->decode({&id, 1}); }));
+            CHECK(refuses(ExitCode::data, {std::to_string(id)}, [&] { open_tokenizer("bytes")->decode({&id, 1}); }));
     }
 }

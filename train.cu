@@ -18,16 +18,15 @@
 #include "src/base/version.h"           // build_summary
 #include "src/checkpoint/formats.h"     // find_model, load_model
 #include "src/command/commands.h"       // the other commands
-#include "src/command/evaluation.h"     // Evaluator
-#include "src/command/generation.h"     // Generator
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
+#include "src/command/run_memory.h"     // RunMemory
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
 #include "src/config/options.h"         // Options
 #include "src/data/shard.h"             // expand_glob
 #include "src/model/flops.h"            // training_flops_per_token
 #include "src/model/init.h"             // init_weights
-#include "src/plan/memory.h"            // check_fits
+#include "src/plan/memory.h"            // available_memory
 #include "src/plan/peak.h"              // measure_matmul_peak
 #include "src/report/console.h"         // tables and lines
 #include "src/report/html.h"            // write_report
@@ -46,12 +45,7 @@ struct Run {
     std::optional<ModelOnDisk> start_model;  // --model
     std::unique_ptr<Loader> data, val_data;
     std::unique_ptr<Tokenizer> tokenizer;  // null: not one of this program's, so no samples
-    std::unique_ptr<WeightStore> weights;
-    std::unique_ptr<ModelInstance> trainer;
-    std::unique_ptr<Evaluator> evaluator;  // null without --val-data
-    std::unique_ptr<Generator> generator;  // null without a tokenizer
-    Arena optimizer_arena{"optimizer"};
-    std::unique_ptr<Optimizer> optimizer;
+    std::unique_ptr<RunMemory> memory;     // weights, gradients, optimizer, and the models that train, validate and sample
     std::unique_ptr<Guard> guard;
     std::unique_ptr<RunLog> log;
     Stream stream;
@@ -99,47 +93,16 @@ void open_data(Run& run) {
 
 // ---- 3. model and memory, in a run directory of its own
 
-std::vector<const Arena*> arenas_of(const Run& run) {
-    std::vector<const Arena*> arenas = {&run.weights->weights, &run.weights->gradients, &run.optimizer_arena, &run.trainer->activations,
-                                        &run.trainer->scratch};
-    if (run.evaluator) arenas.insert(arenas.end(), {&run.evaluator->instance().activations, &run.evaluator->instance().scratch});
-    if (run.generator) arenas.insert(arenas.end(), {&run.generator->instance().activations, &run.generator->instance().scratch});
-    return arenas;
-}
-
 void build_model(Run& run) {
     Options& o = run.options;
-    const ModelConfig config = model_config(o);
-    set_model_options(o, config);  // zeros become what they stand for
+    set_model_options(o, model_config(o));          // zeros become what they stand for
     run.directory = open_run_directory(run.io, o);  // only now: a mistake so far leaves nothing behind
     if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
-    run.weights = std::make_unique<WeightStore>(config, Dtype::f32, true);
-    AdamwParams hyper;
-    hyper.beta1 = o.beta1, hyper.beta2 = o.beta2, hyper.eps = o.adam_eps, hyper.weight_decay = o.weight_decay;
-    run.optimizer = std::make_unique<Optimizer>(run.weights->table, Dtype::f32, hyper, run.optimizer_arena);
+    const RunUses uses{run.val_data != nullptr, run.tokenizer != nullptr, run.tokenizer.get()};
+    resolve_recompute(o, uses, available_memory());
+    run.memory = std::make_unique<RunMemory>(o, uses);
+    run.memory->allocate();
     run.guard = std::make_unique<Guard>(o.skip_zscore);
-    if (run.val_data)
-        run.evaluator =
-            std::make_unique<Evaluator>(*run.weights, *run.val_data, o.batch_size, o.seq_len, o.val_tokens, run.tokenizer.get());
-    if (run.tokenizer) run.generator = std::make_unique<Generator>(*run.weights, o.seq_len);
-    // --recompute auto: the mode that computes least among those that leave a tenth of the memory free
-    const bool automatic = o.recompute == "auto";
-    for (const char* mode : {"none", "mlp", "attention", "block"}) {
-        if (!automatic && o.recompute != mode) continue;
-        ModelOptions options;
-        options.config = config, options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
-        options.recompute = recompute_named(mode);
-        run.trainer = std::make_unique<ModelInstance>(options, run.weights->door, "training");
-        if (!automatic) break;
-        o.recompute = mode;
-        if (total_bytes(arenas_of(run)) < available_memory() / 10 * 9) break;
-    }
-    check_fits(arenas_of(run));
-    run.weights->allocate();
-    run.optimizer_arena.allocate();
-    run.trainer->allocate();
-    if (run.evaluator) run.evaluator->allocate();
-    if (run.generator) run.generator->allocate();
 }
 
 // ---- 4. weights
@@ -147,10 +110,11 @@ void build_model(Run& run) {
 void print_tables(const Run& run) {
     std::vector<TableRow> rows;
     for (const auto& [group, name, value] : options_as_text(run.options)) rows.push_back({group, name, value});
-    std::printf("%s\n%s\n", table("Options", rows).c_str(), memory_table(arenas_of(run)).c_str());
+    std::printf("%s\n%s\n", table("Options", rows).c_str(), memory_table(run.memory->arenas()).c_str());
     std::printf("%s parameters, %.3g FLOPs a token; %s training tokens, %s samples an epoch\n",
-                with_commas(run.weights->table.count()).c_str(), training_flops_per_token(run.weights->config, run.options.seq_len),
-                with_commas(run.data->total_tokens()).c_str(), with_commas(run.data->samples_per_epoch()).c_str());
+                with_commas(run.memory->weights.table.count()).c_str(),
+                training_flops_per_token(run.memory->weights.config, run.options.seq_len), with_commas(run.data->total_tokens()).c_str(),
+                with_commas(run.data->samples_per_epoch()).c_str());
     std::printf("%d threads, matrix products by %s: %.0f GFLOP/s measured\nrun directory %s\n\n", run.threads, gemm_engine_name().c_str(),
                 run.peak_flops / 1e9, run.directory.path.c_str());
 }
@@ -159,19 +123,22 @@ void restore(Run& run) {
     run.peak_flops = measure_matmul_peak(run.stream);
     print_tables(run);
     write_run_json(run.directory, run.options, run.command,
-                   {{"parameters", run.weights->table.count()}, {"gemm_engine", gemm_engine_name()}, {"threads", run.threads}});
+                   {{"parameters", run.memory->weights.table.count()},
+                    {"gemm_engine", gemm_engine_name()},
+                    {"threads", run.threads},
+                    {"memory", memory_json(run.memory->arenas())}});
     run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1);
-    const Tensor flat = run.weights->door.flat_weights();
+    const Tensor flat = run.memory->weights.door.flat_weights();
     if (run.directory.resumes()) {
-        RunState state{0, 0, run.data.get(), run.weights.get(), run.optimizer.get(), run.guard.get()};
+        RunState state{0, 0, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get()};
         if (!restore_run_state(run.directory, state)) std::printf("the data changed: its order begins anew\n");
         run.step = state.step, run.tokens = state.tokens;
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
     } else if (run.start_model) {
-        load_model(*run.start_model, run.weights->table, flat);
+        load_model(*run.start_model, run.memory->weights.table, flat);
         std::printf("weights from %s\n", run.options.model.c_str());
     } else {
-        init_weights(flat, run.weights->table, static_cast<uint64_t>(run.options.seed));
+        init_weights(flat, run.memory->weights.table, static_cast<uint64_t>(run.options.seed));
     }
 }
 
@@ -179,7 +146,7 @@ void restore(Run& run) {
 
 // A checkpoint that cannot be written is worth a warning; three in a row end the run, and so does `required` (the last one).
 void save(Run& run, bool required) try {
-    const RunState state{run.step, run.tokens, run.data.get(), run.weights.get(), run.optimizer.get(), run.guard.get()};
+    const RunState state{run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get()};
     const std::string path = save_run_state(run.io, run.directory, state, run.options, run.tokenizer ? run.tokenizer->name() : "");
     std::printf("saved %s\n", path.c_str());
     run.log->checkpoint(run.step, path);
@@ -193,21 +160,21 @@ void save(Run& run, bool required) try {
 }
 
 void validate(Run& run) {
-    if (!run.evaluator) return;
-    const Evaluation result = run.evaluator->run(run.stream);
+    if (!run.memory->evaluator) return;
+    const Evaluation result = run.memory->evaluator->run(*run.val_data, run.options.val_tokens, run.stream);
     const ValidationRecord record{run.step, result.loss(), result.bits_per_byte(), run.tokens};
     std::printf("%s\n", validation_line(record).c_str());
     run.log->validation(record);
 }
 
 void sample(Run& run) {
-    if (!run.generator) return;
+    if (!run.memory->generator) return;
     std::vector<int32_t> prompt = run.tokenizer->encode(run.options.prompt);
     prompt.insert(prompt.begin(), run.tokenizer->eot());
     SamplingOptions sampling;
     sampling.temperature = 0.8;
-    const auto ids = run.generator->run(prompt, run.options.sample_tokens, sampling, static_cast<uint64_t>(run.options.seed),
-                                        run.tokenizer->eot(), {}, run.stream);
+    const auto ids = run.memory->generator->run(prompt, run.options.sample_tokens, sampling, static_cast<uint64_t>(run.options.seed),
+                                                run.tokenizer->eot(), {}, run.stream);
     const std::string text = run.options.prompt + run.tokenizer->decode(ids);
     std::printf("--- sample\n%s\n---\n", text.c_str());
     run.log->sample(run.step, text);
@@ -226,7 +193,7 @@ void finish_report(const Run& run) {
 
 int train(Run& run) {
     const Options& o = run.options;
-    TrainingStep training_step(o, *run.trainer, *run.weights, *run.optimizer, *run.guard, run.peak_flops);
+    TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, *run.guard, run.peak_flops);
     StepPrinter printer(isatty(STDOUT_FILENO));
     const auto start = Clock::now();
     double smooth_ms = 0, step_seconds = 0, product_seconds = 0;
@@ -270,7 +237,8 @@ int train(Run& run) {
         if (due(o.checkpoint_every)) save(run, false);
     }
     if (run.directory.resumes() && run.directory.checkpoint->step == run.step) return std::printf("this run is complete\n"), 0;
-    std::printf("trained for %s; matrix products took %.0f %% of the steps\n", duration(step_seconds).c_str(), 100 * product_seconds / step_seconds);
+    std::printf("trained for %s; matrix products took %.0f %% of the steps\n", duration(step_seconds).c_str(),
+                100 * product_seconds / step_seconds);
     validate(run);
     sample(run);
     save(run, true);

@@ -8,6 +8,11 @@ constexpr int64_t alignment = 64;  // a cache line, and one AVX-512 register
 
 void Arena::add(Tensor& tensor, std::string name, Dtype dtype, std::initializer_list<int64_t> shape) {
     ENSURE(!allocated());
+    double bytes = static_cast<double>(size_of(dtype));  // in double, so that an overflow is seen
+    for (int64_t dim : shape) bytes *= static_cast<double>(dim);
+    if (bytes + static_cast<double>(bytes_) > 0x1p60)
+        throw Error(ExitCode::memory, format("with %s the %s arena would take more than 2^60 bytes", name.c_str(), name_.c_str()),
+                    "use a smaller --batch-size or --seq-len, or a smaller model");
     tensor = Tensor(nullptr, dtype, shape);
     rows_.push_back({std::move(name), &tensor, bytes_, tensor.bytes()});
     bytes_ += (tensor.bytes() + alignment - 1) / alignment * alignment;

@@ -46,12 +46,12 @@ int eval_command(int argc, char** argv) {
     auto tokenizer = tokenizer_of_kind(Shard(loader_config.shards[0]).header().tokenizer);
 
     WeightStore weights(config, Dtype::f32, false);
-    Evaluator evaluator(weights, loader, batch_size, seq_len, max_tokens, tokenizer.get());
+    Evaluator evaluator(weights, batch_size, seq_len, tokenizer.get());
     check_fits({&weights.weights, &evaluator.instance().activations, &evaluator.instance().scratch});
     weights.allocate();
     evaluator.allocate();
     load_model(found, weights.table, weights.door.flat_weights());
-    Evaluation result = evaluator.run(stream);
+    Evaluation result = evaluator.run(loader, max_tokens, stream);
     std::printf("tokens          %s\n", with_commas(result.tokens).c_str());
     std::printf("loss            %.5f nats per token\n", result.loss());
     std::printf("perplexity      %.4f\n", std::exp(result.loss()));

@@ -21,18 +21,18 @@ struct Evaluation {
 
 class Evaluator {
 public:
-    // The loader must hand out steps of one micro-batch, unshuffled. tokenizer may be null: then bytes are not counted.
-    // max_tokens = 0: the whole data set.
-    Evaluator(WeightStore& weights, Loader& data, int64_t batch_rows, int64_t seq_len, int64_t max_tokens, const Tokenizer* tokenizer);
+    // Declares the memory for batch_rows rows of seq_len tokens. tokenizer may be null: then bytes are not counted.
+    Evaluator(WeightStore& weights, int64_t batch_rows, int64_t seq_len, const Tokenizer* tokenizer);
 
     const ModelInstance& instance() const { return instance_; }
     void allocate() { instance_.allocate(); }
-    Evaluation run(Stream& stream);  // always the same tokens: from the beginning of the data
+    // The loader must hand out unshuffled steps of one micro-batch of batch_rows. Always the same tokens: from the beginning of the data.
+    // max_tokens = 0: all of it.
+    Evaluation run(Loader& data, int64_t max_tokens, Stream& stream);
 
 private:
     WeightStore& weights_;
-    Loader& data_;
-    int64_t batch_rows_, seq_len_, rows_;
+    int64_t batch_rows_, seq_len_;
     ModelInstance instance_;
     std::vector<int32_t> bytes_of_token_;
 };

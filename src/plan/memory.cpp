@@ -1,6 +1,8 @@
 #include "src/plan/memory.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <fstream>
 
 namespace traincu {
@@ -21,6 +23,33 @@ int64_t total_bytes(const std::vector<const Arena*>& arenas) {
     int64_t total = 0;
     for (const Arena* arena : arenas) total += arena->bytes();
     return total;
+}
+
+nlohmann::ordered_json memory_json(const std::vector<const Arena*>& arenas) {
+    nlohmann::ordered_json json = nlohmann::ordered_json::object();
+    for (const Arena* arena : arenas) json[arena->name()] = arena->bytes();
+    return json;
+}
+
+int64_t parse_bytes(const std::string& text, const char* flag) {
+    double number = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, number);
+    std::string unit(stop, end);
+    int64_t base = 1024;
+    if (unit.ends_with("iB"))
+        unit.resize(unit.size() - 2);
+    else if (unit.ends_with("B"))
+        unit.pop_back(), base = 1000;
+    int power = 0;
+    for (size_t i = 0; i < 4; i++)
+        if (unit == std::string(1, "KMGT"[i])) power = static_cast<int>(i) + 1;
+    const double bytes = number * std::pow(static_cast<double>(base), power);
+    const bool known_unit = unit.empty() ? text.find("iB") == std::string::npos : power > 0;
+    if (error != std::errc() || !known_unit || !(bytes >= 1) || bytes > 0x1p62)
+        throw Error(ExitCode::usage, format("%s must be an amount of memory, not '%s'", flag, text.c_str()),
+                    "write a number with a unit, like 24GiB, 16G or 800MB");
+    return static_cast<int64_t>(bytes);
 }
 
 void check_fits(const std::vector<const Arena*>& arenas) {

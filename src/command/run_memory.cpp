@@ -1,0 +1,56 @@
+#include "src/command/run_memory.h"
+
+#include "src/plan/memory.h"
+
+namespace traincu {
+
+namespace {
+
+AdamwParams adamw_params(const Options& o) {
+    AdamwParams params;
+    params.beta1 = o.beta1, params.beta2 = o.beta2, params.eps = o.adam_eps, params.weight_decay = o.weight_decay;
+    return params;
+}
+
+}  // namespace
+
+ModelOptions training_options(const Options& o) {
+    ModelOptions options;
+    options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
+    options.recompute = recompute_named(o.recompute);
+    return options;
+}
+
+RunMemory::RunMemory(const Options& o, const RunUses& uses)
+    : weights(model_config(o), Dtype::f32, true),
+      optimizer(weights.table, Dtype::f32, adamw_params(o), optimizer_arena),
+      trainer(training_options(o), weights.door, "training") {
+    if (uses.validates) evaluator = std::make_unique<Evaluator>(weights, o.batch_size, o.seq_len, uses.tokenizer);
+    if (uses.samples) generator = std::make_unique<Generator>(weights, o.seq_len);
+}
+
+std::vector<const Arena*> RunMemory::arenas() const {
+    std::vector<const Arena*> arenas = {&weights.weights, &weights.gradients, &optimizer_arena, &trainer.activations, &trainer.scratch};
+    if (evaluator) arenas.insert(arenas.end(), {&evaluator->instance().activations, &evaluator->instance().scratch});
+    if (generator) arenas.insert(arenas.end(), {&generator->instance().activations, &generator->instance().scratch});
+    return arenas;
+}
+
+void RunMemory::allocate() {
+    check_fits(arenas());
+    weights.allocate();
+    optimizer_arena.allocate();
+    trainer.allocate();
+    if (evaluator) evaluator->allocate();
+    if (generator) generator->allocate();
+}
+
+void resolve_recompute(Options& o, const RunUses& uses, int64_t available) {
+    if (o.recompute != "auto") return;
+    for (const char* mode : {"none", "mlp", "attention", "block"}) {
+        o.recompute = mode;
+        if (total_bytes(RunMemory(o, uses).arenas()) < available / 10 * 9) return;
+    }
+}
+
+}  // namespace traincu

@@ -1,0 +1,45 @@
+// All memory of a training run, declared from its options in one place. A run allocates it; ./train plan only reads the arenas' tables,
+// so that what is planned is what is taken, to the byte.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "src/command/evaluation.h"
+#include "src/command/generation.h"
+#include "src/config/options.h"
+#include "src/model/instance.h"
+#include "src/optim/optimizer.h"
+
+namespace traincu {
+
+// What a run does besides training steps.
+struct RunUses {
+    bool validates = false, samples = false;
+    const Tokenizer* tokenizer = nullptr;  // counts the bytes of the validation text; may be null
+};
+
+// The model of the training steps: the largest micro-batch, what is recomputed.
+ModelOptions training_options(const Options& o);
+
+struct RunMemory {
+    // o: vocabulary, batch and --recompute resolved. Declares only; Error(usage) where the options describe no model.
+    RunMemory(const Options& o, const RunUses& uses);
+
+    std::vector<const Arena*> arenas() const;
+    // Error(memory) with the account by arena where the machine has less.
+    void allocate();
+
+    WeightStore weights;
+    Arena optimizer_arena{"optimizer"};
+    Optimizer optimizer;
+    ModelInstance trainer;
+    std::unique_ptr<Evaluator> evaluator;  // null where the run does not validate
+    std::unique_ptr<Generator> generator;  // null where it does not sample
+};
+
+// --recompute auto becomes the mode that computes least among those that leave a tenth of the available bytes free; block if none does.
+// Other values stay.
+void resolve_recompute(Options& o, const RunUses& uses, int64_t available);
+
+}  // namespace traincu

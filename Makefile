@@ -6,7 +6,7 @@ DEPS     ?= .deps#          libraries unpacked without root by scripts/setup.sh 
 BUILD    ?= build
 ARCH     := $(shell uname -m)
 MARCH    ?= $(if $(filter x86_64,$(ARCH)),x86-64-v3)#  AVX2 and FMA; AVX-512 is found at run time
-ONEDNN   ?= auto#           auto | 0
+ONEDNN   ?= auto#           auto | 0; the same for PCRE2 and UTF8PROC
 JOBS     ?= $(shell nproc)
 MAKEFLAGS += --no-print-directory -j$(JOBS)
 
@@ -28,6 +28,8 @@ probe := $(shell printf '%s\n' \
   '\#if __has_include(<xxhash.h>)' 'xxhash' '\#endif' \
   '\#if __has_include(<doctest/doctest.h>)' 'doctest' '\#endif' \
   '\#if __has_include(<oneapi/dnnl/dnnl.hpp>)' 'onednn' '\#endif' \
+  '\#if __has_include(<pcre2.h>)' 'pcre2' '\#endif' \
+  '\#if __has_include(<utf8proc.h>)' 'utf8proc' '\#endif' \
   | $(CXX) $(CPPFLAGS) -E -P -x c++ - 2>/dev/null)
 missing := $(filter-out $(probe),cli11 json xxhash)
 NVCC    := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
@@ -39,6 +41,21 @@ LDLIBS   += -ldnnl
 has_onednn := yes
 endif
 endif
+ifneq ($(filter pcre2,$(probe)),)
+ifneq ($(PCRE2),0)
+CPPFLAGS += -DTRAIN_HAS_PCRE2
+LDLIBS   += -lpcre2-8
+has_pcre2 := yes
+endif
+endif
+ifneq ($(filter utf8proc,$(probe)),)
+ifneq ($(UTF8PROC),0)
+CPPFLAGS += -DTRAIN_HAS_UTF8PROC
+LDLIBS   += -lutf8proc
+has_utf8proc := yes
+endif
+endif
+no_bpe := $(if $(has_pcre2),,libpcre2-dev) $(if $(has_utf8proc),,libutf8proc-dev)
 
 # ---- what there is to build
 kernel_src := $(wildcard kernels/*.cpp)
@@ -54,6 +71,7 @@ all: found $(TRAIN)
 found:
 	@echo "compiler  $(shell $(CXX) --version | head -1)  $(if $(MARCH),-march=$(MARCH))"
 	@echo "oneDNN    $(if $(has_onednn),found: used for CPU matrix products,not found: our own product is used (for more speed: sh scripts/setup.sh$(comma) package libdnnl-dev))"
+	@echo "BPE       $(if $(strip $(no_bpe)),$(strip $(no_bpe)) not found: $(if $(has_pcre2),no tokenizer.json with NFC can be read,no tokenizer.json can be read) (sh scripts/setup.sh),PCRE2 and utf8proc found: tokenizer.json is read)"
 	@echo "CUDA      $(if $(NVCC),$(NVCC) found$(comma) not used: this version trains on the CPU,not found: this version trains on the CPU)"
 ifneq ($(missing),)
 	@echo "missing   $(missing): run  sh scripts/setup.sh  (or, without root,  sh scripts/setup.sh --prefix .deps)" >&2; exit 1

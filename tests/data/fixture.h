@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "src/base/error.h"
+#include "src/data/pretokenizer.h"
 #include "src/data/shard.h"
 #include "tests/support/files.h"
 
@@ -58,6 +59,12 @@ inline std::optional<Error> error_of(const std::function<void()>& body) {
         return error;
     }
     return std::nullopt;
+}
+
+// True, with a line that says so, where a test of vocabulary files cannot run.
+inline bool lacks_pcre2() {
+    if (!Pretokenizer::built_in()) MESSAGE("skipped: built without PCRE2");
+    return !Pretokenizer::built_in();
 }
 
 // Whether body throws an Error with this code, with a remedy, that says all of these words.

@@ -1,13 +1,19 @@
 // Linear layers: the matrix multiplications that take most of a training step.
 //
 //   forward           out = inp W^T + bias              (N,OC) = (N,IC) (OC,IC)^T + (OC)
-//   backward, input   dinp = dout W                     (N,IC) = (N,OC) (OC,IC)
-//   backward, weight  dweight += dout^T inp             (OC,IC) += (N,OC)^T (N,IC)
-//                     dbias   += sum over rows of dout  (OC)
 //
-// All matrices are row-major; inp, out, dinp, dout may be strided views (slices of a packed buffer). An absent bias or dbias is
-// left out. The backward of the weight goes unit by unit over the rows (kernels/norm.h, "Units"); the gradient is accumulated.
-// Nothing is saved for backward but inp. FLOPs: 2 N OC IC each. Bytes: (N IC + OC IC + N OC) elements each.
+// Backward:
+//   input             dinp = dout W                     (N,IC) = (N,OC) (OC,IC)
+//   weight            dweight += dout^T inp             (OC,IC) += (N,OC)^T (N,IC)
+//                     dbias   += sum over rows of dout  (OC)
+// The backward of the weight goes unit by unit over the rows (kernels/norm.h, "Units"); the gradient is accumulated.
+//
+// Shapes: as above, row-major; inp, out, dinp, dout may be strided views (slices of a packed buffer). An absent bias or dbias is left out.
+// Saved for backward: inp.
+// Bytes, s = size of an element: s (N IC + OC IC + N OC) each; dweight is read as well as written (s OC IC more), and dbias reads dout
+// once more.
+// FLOPs: 2 N OC IC each.
+// Source: the blocked product, Goto, van de Geijn 2008.
 //
 // On a CPU there are two engines behind the same functions: oneDNN's matmul primitive where the library was found at build time,
 // and our own blocked product (kernels/gemm_cpu.cpp), always. f64 uses plain loops: it serves the gradient checks.

@@ -8,6 +8,7 @@
 #   - `FILE`: `f()`, `g()`         a line of this form promises more: each function occurs in one of the files named on it
 #   ./train COMMAND --flag         is in that command's --help (if ./train is built); `--flag` alone in some --help, script or source
 #   sh scripts/x.sh, `make x`      the script, the target exist
+#   run_tests -ts=a,'b c'          test suites with these names exist
 # Words in backticks are read outside code blocks, commands everywhere. Not read: words with blanks or any of *<>{}$"'=@, what a run makes
 # (runs/ corpora/ build/ step_...), and names with a stem in capitals (OP.h, OP_test.cpp): they stand for others.
 # shellcheck source=tests/scripts/check.sh
@@ -25,6 +26,7 @@ while read -r file; do cat "$file"; done < "$tmp/readable" | tr -cs 'A-Za-z0-9_'
 sed 's|.*/||; s|\.[^.]*$||' "$tmp/paths" | sort -u >> "$tmp/words" # and the names of files
 sed -n 's/^\([a-z][a-z-]*\):.*/\1/p; s/^\.PHONY: *//p' Makefile | tr ' ' '\n' | sort -u > "$tmp/targets"
 while read -r file; do grep -oE -e '--[a-z][a-z0-9-]*' "$file"; done < "$tmp/readable" | sort -u > "$tmp/flags"
+while read -r file; do sed -n 's/.*TEST_SUITE("\([^"]*\)").*/\1/p' "$file"; done < "$tmp/sources" | sort -u > "$tmp/suites"
 : > "$tmp/help" # "COMMAND --flag" a line, and "COMMAND" alone; training is "train"
 if [ -x ./train ]; then
     for command in $(./train --help | sed -n 's/^Other commands: *\([a-z ]*\);.*/\1/p') train; do
@@ -108,7 +110,7 @@ problems() {
             }
         }
         BEGIN {
-            load("paths", paths); load("words", words); load("targets", targets); load("flags", flags); load("help", help)
+            load("paths", paths); load("words", words); load("targets", targets); load("flags", flags); load("help", help); load("suites", suites)
             for (path in paths) { name = path; sub(/.*\//, "", name); names[name] = 1 }
             for (line in help) have_help = 1
             while ((getline line < (lists "/calls")) > 0) {
@@ -127,6 +129,10 @@ problems() {
                 word = substr(rest, RSTART, RLENGTH); rest = substr(rest, RSTART + RLENGTH); sub(/^[a-z0-9]+ +/, "", word)
                 if (!there(word)) say("there is no `" word "`")
             }
+        }
+        match($0, /-ts=(\047[^\047]*\047|[^ `]+)/) {
+            word = substr($0, RSTART + 4, RLENGTH - 4); gsub(/\047/, "", word); n = split(word, part, ",")
+            for (i = 1; i <= n; i++) if (part[i] !~ /[*]/ && !(part[i] in suites)) say("there is no test suite `" part[i] "`")
         }
         code && /^ *make [a-z]/ { if (!($2 in targets) && $2 !~ /^#/) say("make has no target `" $2 "`") }
         code { next }
@@ -173,6 +179,7 @@ planted() { n=$((n + 1)); printf '%s\n' "$1" >> "$tmp/copy/kernels/README.md"; p
     planted '- `src/optim/guard.cpp`: `global_norm()`'    '`global_norm()` is not in src/optim/guard'
     planted 'run `make no-such-target`'                   'make has no target `no-such-target`'
     planted '    sh scripts/no_such.sh --prefix .deps'    'there is no `scripts/no_such.sh`'
+    planted '    build/run_tests -ts=norm,frobnicate'     'there is no test suite `frobnicate`'
     planted 'the flag `--frobnicate`'                 'no --help, script or source knows `--frobnicate`'
     if [ -s "$tmp/help" ]; then
         planted '    ./train eval --lr 1'                 './train eval has no option `--lr`'

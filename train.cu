@@ -172,7 +172,7 @@ void sample(Run& run) {
     std::vector<int32_t> prompt = run.tokenizer->encode(run.options.prompt);
     prompt.insert(prompt.begin(), run.tokenizer->eot());
     SamplingOptions sampling;
-    sampling.temperature = 0.8;
+    sampling.temperature = 0.8, sampling.vocab_size = run.tokenizer->vocab_size();
     const auto ids = run.memory->generator->run(prompt, run.options.sample_tokens, sampling, static_cast<uint64_t>(run.options.seed),
                                                 run.tokenizer->eot(), {}, run.stream);
     const std::string text = run.options.prompt + run.tokenizer->decode(ids);
@@ -240,8 +240,8 @@ int train(Run& run) {
     std::printf("trained for %s; matrix products took %.0f %% of the steps\n", duration(step_seconds).c_str(),
                 100 * product_seconds / step_seconds);
     validate(run);
-    sample(run);
     save(run, true);
+    sample(run);
     finish_report(run);
     return 0;
 }

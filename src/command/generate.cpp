@@ -62,6 +62,7 @@ int generate_command(int argc, char** argv) {
     generator.allocate();
     load_model(found, weights.table, weights.door.flat_weights());
 
+    sampling.vocab_size = tokenizer->vocab_size();
     std::vector<int32_t> ids = tokenizer->encode(prompt);
     ids.insert(ids.begin(), tokenizer->eot());  // a document begins with end-of-text, in training too
     const int32_t stop = go_on ? -1 : tokenizer->eot();
@@ -71,7 +72,6 @@ int generate_command(int argc, char** argv) {
         if (samples > 1) std::printf("--- sample %lld\n", static_cast<long long>(s + 1));
         std::printf("%s", prompt.c_str());
         auto print = [&](int32_t id) {
-            if (id >= tokenizer->vocab_size()) return;  // padding of the vocabulary that training never saw
             std::string piece = tokenizer->decode(std::span(&id, 1));
             std::fwrite(piece.data(), 1, piece.size(), stdout);
             std::fflush(stdout);

@@ -12,9 +12,10 @@ int32_t sample_token(Tensor logits, const SamplingOptions& options, double u) {
         int32_t token;
     };  // weight: the logit, then exp of it
     std::vector<Candidate> candidates;
+    const int64_t V = options.vocab_size > 0 ? std::min(options.vocab_size, logits.numel()) : logits.numel();
     dispatch_real(logits.dtype, [&](auto zero) {
         const auto* x = logits.as<decltype(zero)>();
-        for (int64_t v = 0; v < logits.numel(); v++) candidates.push_back({static_cast<double>(x[v]), static_cast<int32_t>(v)});
+        for (int64_t v = 0; v < V; v++) candidates.push_back({static_cast<double>(x[v]), static_cast<int32_t>(v)});
     });
     // Most probable first; equal logits in order of the token, so that ties are decided the same way everywhere.
     std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) { return a.weight > b.weight; });

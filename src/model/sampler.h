@@ -12,6 +12,7 @@ struct SamplingOptions {
     double temperature = 1.0;  // 0 = the most probable token
     int64_t top_k = 0;         // keep the k most probable; 0 = all
     double top_p = 1.0;        // of these, the fewest whose probabilities reach p
+    int64_t vocab_size = 0;    // only tokens below it, where a tokenizer has fewer than the model; 0 = all
 };
 
 // logits: (V), f32 or f64. u: uniform in (0,1).

@@ -1,6 +1,7 @@
 #include "src/model/transformer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -40,9 +41,10 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     const Dtype type = options.dtype;
     const int64_t T = options.max_tokens, C = c.d_model;
     const bool training = options.training, layernorm = c.norm == NormKind::layernorm;
-    // As many rows of logits at a time as fill about 64 MB: large enough for an efficient product, far below (T,V).
-    chunk_ = std::clamp<int64_t>((int64_t{64} << 20) / (c.padded_vocab() * size_of(type)), 64, 4096);
-    chunk_ = std::min(chunk_ / 64 * 64, T);
+    // As many rows of logits at a time as fill up to 64 MB: large enough for an efficient product, far below (T,V). A power of two, so that
+    // chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
+    const int64_t fill = (int64_t{64} << 20) / (c.padded_vocab() * size_of(type));
+    chunk_ = std::min<int64_t>(static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fill, 64, 4096)))), T);
 
     activations.add(slot_.tokens, "tokens", Dtype::i32, {T});
     activations.add(slot_.targets, "targets", Dtype::i32, {T});

@@ -123,6 +123,15 @@ TEST_SUITE("command line") {
         CHECK(generate.says("position table"));
     }
 
+    TEST_CASE("cli: a model with more ids than its tokenizer draws only those that are text") {
+        TempDir f;
+        make_corpus(f);
+        Result trained = run(f, tiny_run + "--vocab-size 5000 --max-steps 2 --sample-every 1 --sample-tokens 64 --out run");
+        CHECK(trained.code == 0);
+        CHECK(fs::exists(f / "run/step_0000000002/manifest.json"));
+        CHECK(run(f, "generate --model run --tokens 64").code == 0);
+    }
+
     TEST_CASE("cli: --config repeats a run") {
         TempDir f;
         make_corpus(f);

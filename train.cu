@@ -127,7 +127,8 @@ void restore(Run& run) {
                     {"gemm_engine", gemm_engine_name()},
                     {"threads", run.threads},
                     {"memory", memory_json(run.memory->arenas())}});
-    run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1);
+    run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1,
+                                       run.options.tensorboard);
     const Tensor flat = run.memory->weights.door.flat_weights();
     if (run.directory.resumes()) {
         RunState state{0, 0, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get()};

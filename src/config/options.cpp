@@ -161,6 +161,7 @@ const std::vector<OptionRow>& option_table() {
         {"run", "sample-tokens", "", &O::sample_tokens, "tokens of a sample", {}, 1, 1 << 20, free},
         {"run", "prompt", "", &O::prompt, "text that samples begin with", {}, 0, 0, free},
         {"run", "max-minutes", "", &O::max_minutes, "stop after this time: save, exit 75; 0 = no limit", {}, 0, inf, free},
+        {"run", "tensorboard", "", &O::tensorboard, "also write TensorBoard's event files, to OUT/tensorboard", {}, 0, 1, free},
         {"run",
          "baselines",
          "",

@@ -40,6 +40,7 @@ struct Options {
     std::string config, out, resume = "never", prompt, baselines;
     int64_t checkpoint_every = 0, keep = 3, val_every = 0, val_tokens = 0, sample_every = 0, sample_tokens = 256;
     double max_minutes = 0;
+    bool tensorboard = false;
 };
 
 struct OptionRow {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 
@@ -15,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "src/base/error.h"
+#include "src/report/tensorboard.h"
 
 namespace traincu {
 
@@ -78,6 +80,8 @@ bool replace_file(const std::string& path, const std::string& content) {
     return false;
 }
 
+double wall_clock() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
 // Ends a list at the first record that a later one of the same or an earlier step overtakes.
 template <class Record>
 void push_in_order(std::vector<Record>& records, Record record) {
@@ -87,7 +91,7 @@ void push_in_order(std::vector<Record>& records, Record record) {
 
 }  // namespace
 
-RunLog::RunLog(std::string path, int64_t resumed_step) : path_(std::move(path)) {
+RunLog::RunLog(std::string path, int64_t resumed_step, bool tensorboard) : path_(std::move(path)) {
     if (is_regular(path_) && resumed_step < 0) {
         struct stat info;
         if (::stat(path_.c_str(), &info) == 0 && info.st_size > 0 && ::rename(path_.c_str(), (path_ + ".old").c_str()) != 0)
@@ -106,6 +110,8 @@ RunLog::RunLog(std::string path, int64_t resumed_step) : path_(std::move(path)) 
             }
             kept += line + "\n";
             earlier_seconds_ = std::max(earlier_seconds_, number(record, "time", 0));
+            if (record.contains("val_loss")) last_validation_ = record["step"].get<int64_t>();
+            if (record.contains("sample")) last_sample_ = record["step"].get<int64_t>();
         }
         if (changed && !replace_file(path_, kept)) {
             torn_ = !ends_whole;
@@ -117,6 +123,9 @@ RunLog::RunLog(std::string path, int64_t resumed_step) : path_(std::move(path)) 
         throw Error(ExitCode::io, "cannot open the log " + path_ + ": " + std::strerror(errno),
                     "the run directory (--out) must be writable")
             .file(path_);
+    if (tensorboard)
+        events_ = std::make_unique<EventFile>((std::filesystem::path(path_).parent_path() / "tensorboard").string(), resumed_step + 1,
+                                              wall_clock());
 }
 
 RunLog::~RunLog() {
@@ -136,6 +145,7 @@ void RunLog::step(const StepRecord& r) {
     if (r.gemm_fraction >= 0) record["gemm_fraction"] = r.gemm_fraction;
     if (!r.skipped.empty()) record["skipped"] = r.skipped;
     append(record);
+    if (events_) events_->step(r, wall_clock());
 }
 
 void RunLog::validation(const ValidationRecord& r) {
@@ -143,13 +153,25 @@ void RunLog::validation(const ValidationRecord& r) {
     record["step"] = r.step;
     record["val_loss"] = r.val_loss;
     if (r.bits_per_byte >= 0) record["val_bits_per_byte"] = r.bits_per_byte;
+    if (r.hellaswag >= 0) record["hellaswag"] = r.hellaswag;
     record["tokens"] = r.tokens;
     append(record);
+    if (events_) events_->validation(r, wall_clock());
+    last_validation_ = r.step;
 }
 
-void RunLog::sample(int64_t step, const std::string& text) { text_record(step, "sample", text); }
+void RunLog::sample(int64_t step, const std::string& text) {
+    text_record(step, "sample", text);
+    if (events_) events_->text("sample", step, text, wall_clock());
+    last_sample_ = step;
+}
+
 void RunLog::checkpoint(int64_t step, const std::string& path) { text_record(step, "checkpoint", path); }
-void RunLog::note(int64_t step, const std::string& text) { text_record(step, "note", text); }
+
+void RunLog::note(int64_t step, const std::string& text) {
+    text_record(step, "note", text);
+    if (events_) events_->text("note", step, text, wall_clock());
+}
 
 void RunLog::text_record(int64_t step, const char* key, const std::string& text) {
     Json record;
@@ -194,8 +216,9 @@ RunCurves read_log(const std::string& path) {
         int64_t step = record["step"].get<int64_t>();
         curves.seconds = std::max(curves.seconds, number(record, "time", 0));
         if (record.contains("val_loss"))
-            push_in_order(curves.validations, ValidationRecord{step, number(record, "val_loss"), number(record, "val_bits_per_byte", -1),
-                                                               count(record, "tokens")});
+            push_in_order(curves.validations,
+                          ValidationRecord{step, number(record, "val_loss"), number(record, "val_bits_per_byte", -1),
+                                           count(record, "tokens"), number(record, "hellaswag", -1), number(record, "time")});
         if (record.contains("loss")) {
             StepRecord r;
             r.step = step;
@@ -203,7 +226,7 @@ RunCurves read_log(const std::string& path) {
             r.ms = number(record, "ms"), r.tok_per_s = number(record, "tok_per_s");
             r.mfu = number(record, "mfu", -1), r.gemm_fraction = number(record, "gemm_fraction", -1);
             r.tokens = count(record, "tokens");
-            r.skipped = text_of(record, "skipped");
+            r.skipped = text_of(record, "skipped"), r.time = number(record, "time");
             push_in_order(curves.steps, std::move(r));
         }
         // several notes may belong to one step; they go back only with the steps

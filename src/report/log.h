@@ -4,12 +4,15 @@
 //   {"step":120,"val_loss":1.7512,"val_bits_per_byte":1.102,"tokens":491520,"time":19.9}
 //   {"step":120,"sample":"..."}   {"step":120,"checkpoint":"..."}   {"step":120,"note":"..."}
 //
+// A validation may also carry "hellaswag", an accuracy. `time` is in seconds since the run began; pauses before a resume are left out.
+//
 // A step counts the optimizer updates done: the first record is step 1, and a checkpoint of step k holds k updates.
 // A number that is not finite is written as null; one that is unknown (mfu, gemm_fraction, bits per byte) is left out.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,6 +29,7 @@ struct StepRecord {
     int64_t tokens = 0;         // seen so far
     double eta_seconds = -1;
     std::string skipped;  // why the update was skipped; empty where it was done
+    double time = 0;      // seconds since the run began, pauses left out; filled in by the log
 };
 
 struct ValidationRecord {
@@ -33,15 +37,21 @@ struct ValidationRecord {
     double val_loss = 0;
     double bits_per_byte = -1;  // below 0: unknown
     int64_t tokens = 0;
+    double hellaswag = -1;  // accuracy; below 0: not measured
+    double time = 0;        // as in a step
 };
 
-// Appends to a log. Losing a line of it never stops a training run: a full disk costs one warning on stderr and a count.
+class EventFile;
+
+// Appends to a log, and to TensorBoard's event files beside it where wanted. Losing a line of it never stops a training run: a full disk
+// costs one warning on stderr and a count.
 class RunLog {
 public:
     // Opens `path` (a log.jsonl). resumed_step >= 0: goes on with the run that is in it, without torn lines and without
     // what was logged after that step, so that each step appears once. Below 0: a new run; an older log is kept as `path`.old.
+    // tensorboard: every record goes to an event file too, in the folder `tensorboard` beside the log.
     // Throws Error(io) where the file cannot be opened: that is before training.
-    RunLog(std::string path, int64_t resumed_step);
+    RunLog(std::string path, int64_t resumed_step, bool tensorboard = false);
     ~RunLog();
     RunLog(const RunLog&) = delete;
     RunLog& operator=(const RunLog&) = delete;
@@ -54,6 +64,10 @@ public:
 
     int64_t warnings() const { return warnings_; }  // records that could not be written whole
 
+    // The steps of the newest validation and sample in the log, also of those before a resume; -1: none.
+    int64_t last_validation() const { return last_validation_; }
+    int64_t last_sample() const { return last_sample_; }
+
 private:
     void text_record(int64_t step, const char* key, const std::string& text);
     void append(nlohmann::ordered_json& record);
@@ -62,8 +76,10 @@ private:
     std::string path_;
     int file_ = -1;
     int64_t warnings_ = 0;
-    bool torn_ = false;           // the last write was cut short: the next record begins on a new line
-    double earlier_seconds_ = 0;  // of the run before it was resumed
+    int64_t last_validation_ = -1, last_sample_ = -1;
+    std::unique_ptr<EventFile> events_;  // null without tensorboard
+    bool torn_ = false;                  // the last write was cut short: the next record begins on a new line
+    double earlier_seconds_ = 0;         // of the run before it was resumed
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 

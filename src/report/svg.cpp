@@ -231,7 +231,7 @@ std::string svg(const Chart& chart) {
     return text + end_values(chart, frame) + "</svg>\n";
 }
 
-std::string escape_html(const std::string& text) {
+std::string only_utf8(const std::string& text) {
     const char* replacement = "\xEF\xBF\xBD";
     std::string out;
     for (size_t i = 0; i < text.size();) {
@@ -239,17 +239,7 @@ std::string escape_html(const std::string& text) {
         unsigned c = byte(i);
         if (c < 0x80) {
             i++;
-            if (c == '&')
-                out += "&amp;";
-            else if (c == '<')
-                out += "&lt;";
-            else if (c == '>')
-                out += "&gt;";
-            else if (c == '"')
-                out += "&quot;";
-            else if (c == '\'')
-                out += "&#39;";
-            else if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F)
+            if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F)
                 out += replacement;
             else
                 out += static_cast<char>(c);
@@ -269,6 +259,25 @@ std::string escape_html(const std::string& text) {
                 point != 0xFFFF;
         out += valid ? text.substr(i, length) : replacement;
         i += valid ? length : 1;
+    }
+    return out;
+}
+
+std::string escape_html(const std::string& text) {
+    std::string out;
+    for (char c : only_utf8(text)) {
+        if (c == '&')
+            out += "&amp;";
+        else if (c == '<')
+            out += "&lt;";
+        else if (c == '>')
+            out += "&gt;";
+        else if (c == '"')
+            out += "&quot;";
+        else if (c == '\'')
+            out += "&#39;";
+        else
+            out += c;
     }
     return out;
 }

@@ -55,7 +55,10 @@ std::string tick_text(double value, double spacing);
 // A curve of at most about 2 * buckets points that looks the same: the lowest and highest of each bucket.
 Curve thin(const Curve& curve, size_t buckets);
 
-// Text safe inside HTML and XML: markup escaped; what is not UTF-8, and control characters, replaced.
+// Text whose bytes that are not UTF-8, and control characters but newline and tab, are replaced by U+FFFD: valid in JSON, XML, protobuf.
+std::string only_utf8(const std::string& text);
+
+// Text safe inside HTML and XML: only_utf8, with markup escaped.
 std::string escape_html(const std::string& text);
 
 }  // namespace traincu

@@ -201,7 +201,9 @@ int train(Run& run) {
     auto due = [&](int64_t every) { return every > 0 && run.step % every == 0 && run.step < o.max_steps; };
     StepBatch batch;
 
-    if (run.step == 0) validate(run);
+    // what is due at the step of a signal is left to the resumed run
+    if ((run.step == 0 || due(o.val_every)) && run.log->last_validation() < run.step) validate(run);
+    if (run.step > 0 && due(o.sample_every) && run.log->last_sample() < run.step) sample(run);
     while (run.step < o.max_steps) {
         if (!o.overfit_batch) {
             batch = run.data->next();

@@ -155,6 +155,35 @@ TEST_SUITE("resume") {
         CHECK(resumed.says("resumed from run/step_0000000004"));
     }
 
+    TEST_CASE(
+        "resume: what was due at the step of a stop is made up for: the log has the records of an uninterrupted run, in their order") {
+        TempDir f;
+        make_corpus(f, 40);
+        const std::string common = tiny_run + "--max-steps 6 --val-every 2 --sample-every 3 ";
+        // every record but checkpoints, without what depends on the clock
+        auto records = [&](const std::string& run_dir) {
+            std::vector<nlohmann::json> all;
+            std::string line;
+            for (std::stringstream lines(read_file(f / (run_dir + "/log.jsonl"))); std::getline(lines, line);) {
+                auto record = nlohmann::json::parse(line);
+                for (const char* key : {"time", "ms", "tok_per_s", "mfu", "gemm_fraction"}) record.erase(key);
+                if (!record.contains("checkpoint")) all.push_back(record);
+            }
+            return all;
+        };
+        REQUIRE(run(f, common + "--out whole --checkpoint-every 2").code == 0);
+        CHECK(records("whole").size() == 6 + 4 + 2);
+        // no time at all: each start makes one step, and stops at it
+        for (int step = 1; step < 6; step++) CHECK(run(f, common + "--out cut --resume auto --max-minutes 1e-9").code == 75);
+        REQUIRE(run(f, common + "--out cut --resume auto").code == 0);
+        CHECK(records("cut") == records("whole"));
+
+        // a checkpoint that was saved in passing: what was due at its step is in the log already
+        fs::remove_all(f / "whole/step_0000000006");
+        REQUIRE(run(f, common + "--out whole --resume auto").code == 0);
+        CHECK(records("whole") == records("cut"));
+    }
+
     TEST_CASE("resume: --max-minutes saves and exits 75") {
         TempDir f;
         make_corpus(f);

@@ -5,6 +5,8 @@
 
 namespace traincu {
 
+constexpr size_t kMostRuns = 20;  // that one page tells apart
+
 // What a report is about. from >= 0: curves and judgement begin at that step.
 struct View {
     const std::vector<Run>& runs;
@@ -15,7 +17,8 @@ struct View {
     bool validated() const;  // some run has validation losses
 };
 
-std::string run_color(size_t run);
+// A run among several is known by its number, its colour, and from the eleventh on by dashes: this is its sign in tables.
+std::string run_badge(size_t run);
 std::string all_charts(const View& view);  // <figure> elements
 
 }  // namespace traincu

@@ -131,11 +131,14 @@ void write_curve_csv(const std::string& path, const RunCurves& run) {
         if (r.step <= 200 || r.step % 50 == 0)
             steps[r.step] = field("%.4f", r.loss) + "," + field("%.6g", r.lr) + "," + field("%.4g", r.grad_norm);
 
-    std::map<int64_t, std::string> rows;
+    std::map<int64_t, std::string> rows, hellaswag;
     for (auto& [step, loss] : validations) rows[step] = loss + ",,,";
     for (auto& [step, values] : steps) rows[step] = validations[step] + "," + values;
-    std::string text = "step,val_loss,train_loss,lr,grad_norm\n";
-    for (auto& [step, row] : rows) text += std::to_string(step) + "," + row + "\n";
+    for (const ValidationRecord& r : run.validations)
+        if (r.hellaswag >= 0) hellaswag[r.step] = field("%.4f", r.hellaswag);
+    const bool measured = !hellaswag.empty();  // else the column is left out
+    std::string text = measured ? "step,val_loss,train_loss,lr,grad_norm,hellaswag\n" : "step,val_loss,train_loss,lr,grad_norm\n";
+    for (auto& [step, row] : rows) text += std::to_string(step) + "," + row + (measured ? "," + hellaswag[step] : "") + "\n";
     write_text(path, text);
 }
 

@@ -8,6 +8,7 @@
 #include "src/report/charts.h"
 #include "src/report/console.h"
 #include "src/report/svg.h"
+#include "src/report/tables.h"
 
 namespace traincu {
 
@@ -36,7 +37,8 @@ h2 { font-size: 17px; margin: 36px 0 10px; font-weight: 650; }
 .within { border-left: 4px solid #2f9e6e; } .outside { border-left: 4px solid #d1493f; } .open { border-left: 4px solid #b9bfc7; }
 .verdict small { display: block; color: var(--soft); font-size: 12.5px; }
 .charts { display: grid; grid-template-columns: repeat(6, 1fr); gap: 12px; }
-figure { margin: 0; padding: 12px 14px 8px 12px; grid-column: span 3; min-width: 0; }
+figure { margin: 0; padding: 12px 14px 8px 12px; grid-column: span 3; min-width: 0;
+  display: flex; flex-direction: column; justify-content: space-between; }
 figure.wide { grid-column: 1 / -1; }
 figure.third { grid-column: span 2; }
 @media screen and (max-width: 820px) { figure, figure.third { grid-column: 1 / -1; } }
@@ -45,18 +47,27 @@ figcaption { display: flex; flex-wrap: wrap; gap: 2px 14px; align-items: baselin
 figcaption b { color: var(--ink); font-size: 14.5px; font-weight: 600; }
 figcaption .legend { display: inline-flex; align-items: center; gap: 6px; } figcaption .legend svg { width: 22px; height: 8px; }
 svg { display: block; width: 100%; height: auto; font-size: 11px; font-family: inherit; }
-.grid { stroke: #eceef0; } .axis { stroke: #b9bfc7; } .tick { fill: #667080; } .end { font-weight: 600; } .level { font-size: 11px; }
+.grid { stroke: #eceef0; } .axis { stroke: #b9bfc7; } .tick { fill: #667080; } .end { font-weight: 600; paint-order: stroke; stroke: #fff; stroke-width: 3px; stroke-linejoin: round; }
+.end .mark { font-weight: 400; font-size: 10px; } figcaption .mark { font-weight: 600; color: var(--ink); } .level { font-size: 11px; }
 .panel { padding: 6px 16px 10px; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; } th { font-weight: 500; color: var(--soft); text-align: left; }
 th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; overflow-wrap: anywhere; }
 tr:last-child td { border-bottom: 0; }
-td.number, th.number { text-align: right; }
-.dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 7px; }
+td.number, th.number { text-align: right; } td.number { white-space: nowrap; } th { overflow-wrap: normal; }
+td.run { min-width: 150px; }
+.badge { display: inline-block; min-width: 26px; padding: 0 4px; margin-right: 8px; border: 1.5px solid; border-radius: 10px; color: #fff;
+  font: 600 11px/16px system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; text-align: center; vertical-align: 1px; }
+.bars { padding: 12px 0 4px; } .bars div { display: flex; align-items: center; margin: 4px 0; }
+.bars .badge { width: 30px; flex: none; } .bar { flex: 1; display: flex; height: 14px; } .bar i { height: 14px; border-right: 1px solid #fff; }
+.bars p { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 8px 0 0; color: var(--soft); font-size: 12.5px; }
+.bars p i { display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 2px; }
+.samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 10px; }
 dl { columns: 3 240px; column-gap: 34px; margin: 4px 0; font-size: 13px; }
 dl div { display: flex; justify-content: space-between; gap: 12px; padding: 2px 0; border-bottom: 1px solid #f0f1f3; break-inside: avoid; }
 dt { color: var(--soft); white-space: nowrap; } dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; margin: 4px 0 6px; }
-.panel + .panel { margin-top: 10px; }
+.panel + .panel { margin-top: 10px; } .samples .panel { margin: 0; }
+h1 + .panel { margin: 22px 0 12px; }
 .where { color: var(--soft); font-size: 12.5px; padding-top: 4px; }
 @media print {
   body { background: #fff; font-size: 12px; }
@@ -69,11 +80,6 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospac
   @page { margin: 14mm; }
 }
 )";
-
-std::string json_text(const Json& value) {
-    if (value.is_string()) return value.get<std::string>();
-    return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 std::string string_in(const Json& settings, const char* key) {
     auto found = settings.find(key);
@@ -124,97 +130,68 @@ struct Page : View {
         return text + "</div>\n";
     }
 
-    std::string run_table() const {
-        std::string text = "<div class=\"panel\" style=\"margin:22px 0 12px\"><table><tr><th>run</th>";
-        for (const char* head : {"loss", "best", "at step", "nats/byte", "steps", "tokens", "tok/s", "time", "parameters"})
-            text += std::string("<th class=\"number\">") + head + "</th>";
-        text += "</tr>\n";
+    // What the runs wrote, beside each other: the last sample of each, or the last three of one.
+    std::string samples() const {
+        std::string text;
         for (size_t i = 0; i < runs.size(); i++) {
-            RunSummary s = summarize(runs[i]);
-            text += "<tr><td><span class=\"dot\" style=\"background:" + run_color(i) + "\"></span>" + escape_html(runs[i].name) + "</td>";
-            for (const std::string& cell :
-                 {format("%.4f", s.final_loss), format("%.4f", s.best_loss), with_commas(s.best_step),
-                  s.nats_per_byte > 0 ? format("%.3f", s.nats_per_byte) : "", with_commas(s.steps),
-                  short_count(static_cast<double>(s.tokens)), std::isfinite(s.tok_per_s) ? with_commas(std::llround(s.tok_per_s)) : "",
-                  duration(s.seconds), s.parameters > 0 ? short_count(static_cast<double>(s.parameters)) : ""})
-                text += "<td class=\"number\">" + cell + "</td>";
-            text += "</tr>\n";
+            const auto& all = runs[i].curves.samples;
+            for (size_t k = all.size() - std::min<size_t>(all.size(), several() ? 1 : 3); k < all.size(); k++)
+                text += "<div class=\"panel\"><div class=\"where\">" + sign(i) + "step " + with_commas(all[k].step) + "</div><pre>" +
+                        escape_html(all[k].text) + "</pre></div>\n";
         }
-        return text + "</table></div>\n";
+        return text.empty() ? "" : "<h2>Samples</h2>\n<div class=\"samples\">" + text + "</div>\n";
     }
 
-    std::string settings() const {
+    std::string remarks() const {
         std::string text;
-        for (auto [key, title] : {std::pair{"options", "Settings"}, std::pair{"model", "Model"}}) {
-            const Json& values = object_in(runs[0].settings, key);
-            if (values.empty()) continue;
-            text += std::string("<h2>") + title + "</h2>\n<div class=\"panel\"><dl>";
-            for (auto& [name, value] : values.items()) {
-                std::string shown = json_text(value);
-                text += "<div><dt>" + escape_html(name) + "</dt><dd>" + (shown.empty() ? "&#8211;" : escape_html(shown)) + "</dd></div>\n";
-            }
-            text += "</dl></div>\n";
+        for (size_t i = 0; i < runs.size(); i++) {
+            const auto& all = runs[i].curves.notes;
+            for (size_t k = all.size() - std::min<size_t>(all.size(), 8); k < all.size(); k++)
+                text += "<tr><td class=\"run\">" + sign(i) + "step " + with_commas(all[k].step) + "</td><td>" + escape_html(all[k].text) +
+                        "</td></tr>\n";
         }
-        std::string build = string_in(runs[0].settings, "build");
-        if (!build.empty()) text += "<h2>Build</h2>\n<div class=\"panel\"><pre>" + escape_html(build) + "</pre></div>\n";
+        return text.empty() ? "" : "<h2>Remarks</h2>\n<div class=\"panel\"><table>" + text + "</table></div>\n";
+    }
+
+    std::string commands() const {
+        std::string text;
+        for (size_t i = 0; i < runs.size(); i++) {
+            std::string command = string_in(runs[i].settings, "command"), revision = string_in(runs[i].settings, "git_revision");
+            if (!command.empty())
+                text += "<div class=\"command\">" + (several() ? run_badge(i) : "") + escape_html(command) +
+                        (revision.empty() ? "" : " &#160;(" + escape_html(revision) + ")") + "</div>\n";
+        }
+        if (several() && !text.empty()) return "<h2>Command lines</h2>\n<div class=\"panel\">" + text + "</div>\n";
         return text;
     }
 
-    // Only what is not the same in every run.
-    std::string differing_settings() const {
-        std::vector<std::pair<std::string, std::vector<std::string>>> rows;
-        auto collect = [&](size_t i, const std::string& name, const Json& value) {
-            auto row = std::find_if(rows.begin(), rows.end(), [&](auto& r) { return r.first == name; });
-            if (row == rows.end()) row = rows.insert(rows.end(), {name, std::vector<std::string>(runs.size())});
-            row->second[i] = json_text(value);
-        };
-        for (size_t i = 0; i < runs.size(); i++) {
-            for (auto& [name, value] : object_in(runs[i].settings, "options").items())
-                if (name != "out") collect(i, name, value);
-            for (auto& [name, value] : object_in(runs[i].settings, "model").items()) collect(i, "model: " + name, value);
-            if (runs[i].settings.contains("git_revision")) collect(i, "git revision", runs[i].settings["git_revision"]);
-        }
-        std::string body, head = "<tr><th>setting</th>";
-        for (const Run& run : runs) head += "<th>" + escape_html(run.name) + "</th>";
-        for (auto& [name, values] : rows) {
-            if (std::count(values.begin(), values.end(), values[0]) == std::ssize(values)) continue;
-            body += "<tr><td>" + escape_html(name) + "</td>";
-            for (const std::string& value : values) body += "<td>" + (value.empty() ? "&#8211;" : escape_html(value)) + "</td>";
-            body += "</tr>\n";
-        }
-        if (rows.empty()) return "";
-        if (body.empty()) return "<h2>Settings</h2>\n<div class=\"panel\">The same in all runs.</div>\n";
-        return "<h2>Settings that differ</h2>\n<div class=\"panel\"><table>" + head + "</tr>\n" + body + "</table></div>\n";
-    }
+    std::string sign(size_t run) const { return several() ? run_badge(run) + escape_html(runs[run].name) + ", " : ""; }
 
-    std::string texts(const char* title, std::vector<RunCurves::Text> RunCurves::*list, size_t most) const {
-        std::string text;
-        for (const Run& run : runs) {
-            const auto& all = run.curves.*list;
-            for (size_t k = all.size() > most ? all.size() - most : 0; k < all.size(); k++)
-                text += "<div class=\"panel\"><div class=\"where\">" + (several() ? escape_html(run.name) + ", " : "") + "step " +
-                        with_commas(all[k].step) + "</div><pre>" + escape_html(all[k].text) + "</pre></div>\n";
-        }
-        return text.empty() ? "" : std::string("<h2>") + title + "</h2>\n" + text;
+    std::string title() const {
+        if (runs.size() > 3) return format("%zu runs beside each other", runs.size());
+        std::string names = runs[0].name;
+        for (size_t i = 1; i < runs.size(); i++) names += (i + 1 < runs.size() ? ", " : " and ") + runs[i].name;
+        return names;
     }
 
     std::string render() const {
-        std::string title = runs[0].name;
-        for (size_t i = 1; i < runs.size(); i++) title += (i + 1 < runs.size() ? ", " : " and ") + runs[i].name;
+        std::string name = escape_html(title());
         std::string text =
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><meta name=\"viewport\" content=\"width=device-width, "
             "initial-scale=1\"/>\n<title>" +
-            escape_html(title) + " - train.cu</title>\n<style>" + kStyle +
-            "</style></head>\n<body><main>\n<div class=\"brand\">train.cu report</div><h1>" + escape_html(title) + "</h1>\n";
-        for (const Run& run : runs) {
-            std::string command = string_in(run.settings, "command"), revision = string_in(run.settings, "git_revision");
-            if (!command.empty())
-                text += "<div class=\"command\">" + escape_html(command) +
-                        (revision.empty() ? "" : " &#160;(" + escape_html(revision) + ")") + "</div>\n";
+            name + " - train.cu</title>\n<style>" + kStyle +
+            "</style></head>\n<body><main>\n<div class=\"brand\">train.cu report</div><h1>" + name + "</h1>\n";
+        const std::string charts = "<div class=\"charts\">\n" + all_charts(*this) + "</div>\n";
+        if (!several()) {
+            text += commands() + cards() + verdicts() + charts + samples() + remarks() + memory_table(*this) + checkpoint_table(*this) +
+                    settings_lists(runs[0]);
+            std::string build = string_in(runs[0].settings, "build");
+            if (!build.empty()) text += "<h2>Build</h2>\n<div class=\"panel\"><pre>" + escape_html(build) + "</pre></div>\n";
+        } else {
+            text += result_table(*this) + verdicts() + charts + differing_settings(*this) + speed_table(*this) + memory_table(*this) +
+                    samples() + remarks() + checkpoint_table(*this) + commands();
         }
-        text += (several() ? run_table() : cards()) + verdicts() + "<div class=\"charts\">\n" + all_charts(*this) + "</div>\n";
-        text += texts("Samples", &RunCurves::samples, several() ? 1 : 3) + texts("Remarks", &RunCurves::notes, 8);
-        return text + (several() ? differing_settings() : settings()) + "</main></body></html>\n";
+        return text + "</main></body></html>\n";
     }
 };
 

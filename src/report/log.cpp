@@ -233,7 +233,7 @@ RunCurves read_log(const std::string& path) {
         auto collect = [&](const char* key, std::vector<RunCurves::Text>& list) {
             if (!record.contains(key)) return;
             while (!list.empty() && list.back().step > step) list.pop_back();
-            list.push_back({step, text_of(record, key)});
+            list.push_back({step, text_of(record, key), number(record, "time")});
         };
         collect("sample", curves.samples);
         collect("checkpoint", curves.checkpoints);

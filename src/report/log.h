@@ -88,6 +88,7 @@ struct RunCurves {
     struct Text {
         int64_t step;
         std::string text;
+        double time;  // as in the records
     };
     std::vector<StepRecord> steps;              // ascending, each step once
     std::vector<ValidationRecord> validations;  // the same

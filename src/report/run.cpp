@@ -13,6 +13,7 @@ namespace traincu {
 
 namespace {
 
+namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 const double kNone = std::numeric_limits<double>::quiet_NaN();
@@ -23,6 +24,21 @@ double median(std::vector<double> values) {
     auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
     std::nth_element(values.begin(), middle, values.end());
     return *middle;
+}
+
+fs::path clean_path(const std::string& directory) {
+    fs::path path = fs::absolute(directory).lexically_normal();
+    return path.has_filename() ? path : path.parent_path();  // without a slash at the end
+}
+
+// The end of the run's path that is one folder longer than its name; the name itself where the path has no more.
+std::string with_one_more_folder(const Run& run) {
+    fs::path rest = clean_path(run.directory), name;
+    for (bool longer = false; !longer && rest.has_filename(); rest = rest.parent_path()) {
+        name = name.empty() ? rest.filename() : rest.filename() / name;
+        longer = name.string().size() > run.name.size();
+    }
+    return name.string();
 }
 
 }  // namespace
@@ -50,13 +66,11 @@ Curve nats_per_byte(const RunCurves& run) {
 }
 
 Run load_run(const std::string& directory) {
-    namespace fs = std::filesystem;
     if (!fs::is_directory(directory))
         throw Error(ExitCode::data, "there is no run directory " + directory, "name the directory given to --out").file(directory);
     Run run;
     run.directory = directory;
-    fs::path path = fs::absolute(directory).lexically_normal();
-    run.name = (path.has_filename() ? path : path.parent_path()).filename().string();
+    run.name = clean_path(directory).filename().string();
     run.curves = read_log((fs::path(directory) / "log.jsonl").string());
     if (run.curves.steps.empty() && run.curves.validations.empty())
         throw Error(ExitCode::data, "the log of " + directory + " holds no step yet", "let the run make a step first")
@@ -74,23 +88,30 @@ Run load_run(const std::string& directory) {
 std::vector<Run> load_runs(const std::vector<std::string>& directories) {
     std::vector<Run> runs;
     for (const std::string& directory : directories) runs.push_back(load_run(directory));
-    for (size_t i = 0; i < runs.size(); i++) {
-        bool taken =
-            std::any_of(runs.begin(), runs.end(), [&](const Run& other) { return &other != &runs[i] && other.name == runs[i].name; });
-        if (taken) runs[i].name = runs[i].directory;
+    auto shared = [&](const Run& run) {
+        return std::count_if(runs.begin(), runs.end(), [&](const Run& other) { return other.name == run.name; }) > 1;
+    };
+    for (bool grown = true; grown;) {
+        std::vector<std::string> longer;
+        for (const Run& run : runs) longer.push_back(shared(run) ? with_one_more_folder(run) : run.name);
+        grown = false;
+        for (size_t i = 0; i < runs.size(); i++) grown |= longer[i] != runs[i].name, runs[i].name = longer[i];
     }
+    // one directory named twice
+    for (size_t i = 0; i < runs.size(); i++)
+        for (int k = 2; shared(runs[i]); k++) runs[i].name = runs[i].name.substr(0, runs[i].name.rfind(" (")) + format(" (%d)", k);
     return runs;
 }
 
 RunSummary summarize(const Run& run) {
     RunSummary s;
     const RunCurves& c = run.curves;
-    std::vector<double> speeds, mfus, gemms;
+    std::vector<double> speeds, times, mfus, gemms;
     for (const StepRecord& r : c.steps) {
-        speeds.push_back(r.tok_per_s), mfus.push_back(r.mfu), gemms.push_back(r.gemm_fraction);
+        speeds.push_back(r.tok_per_s), times.push_back(r.ms), mfus.push_back(r.mfu), gemms.push_back(r.gemm_fraction);
         s.skipped += !r.skipped.empty();
     }
-    s.tok_per_s = median(speeds), s.mfu = median(mfus), s.gemm_fraction = median(gemms);
+    s.tok_per_s = median(speeds), s.ms = median(times), s.mfu = median(mfus), s.gemm_fraction = median(gemms);
     s.seconds = c.seconds;
     if (!c.steps.empty()) s.steps = c.steps.back().step, s.tokens = c.steps.back().tokens;
     if (!c.validations.empty())
@@ -103,6 +124,8 @@ RunSummary summarize(const Run& run) {
         if (!(loss.y[i] >= s.best_loss) && std::isfinite(loss.y[i])) s.best_loss = loss.y[i], s.best_step = static_cast<int64_t>(loss.x[i]);
     Curve bytes = nats_per_byte(c);
     s.nats_per_byte = bytes.empty() ? 0 : bytes.y.back();
+    for (const ValidationRecord& r : c.validations)
+        if (r.hellaswag >= 0) s.hellaswag = r.hellaswag;
     for (const Json* place : {&run.settings, &object_in(run.settings, "model")})
         if (auto count = place->find("parameters"); count != place->end() && count->is_number_unsigned())
             s.parameters = static_cast<int64_t>(count->get<uint64_t>());

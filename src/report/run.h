@@ -18,7 +18,8 @@ struct Run {
 
 // Error(data) for a directory or log that is missing, or a run.json that is no JSON object.
 Run load_run(const std::string& directory);
-std::vector<Run> load_runs(const std::vector<std::string>& directories);  // names made distinct
+// Names are made distinct by as many of the folders above as that takes: a/run and b/run.
+std::vector<Run> load_runs(const std::vector<std::string>& directories);
 
 // What summary cards and tables show of a run. NaN or 0 where unknown.
 struct RunSummary {
@@ -27,7 +28,8 @@ struct RunSummary {
     int64_t best_step = 0;
     bool by_validation = true;
     double nats_per_byte = 0;
-    double tok_per_s = 0, mfu = 0, gemm_fraction = 0;  // medians over the steps
+    double hellaswag = -1;                                     // accuracy at the end; below 0: not measured
+    double tok_per_s = 0, ms = 0, mfu = 0, gemm_fraction = 0;  // medians over the steps
     double seconds = 0;
 };
 RunSummary summarize(const Run& run);

@@ -60,7 +60,8 @@ struct Frame {
 
     explicit Frame(const Chart& chart) : x(x_range(chart)), y(y_range(chart)) {
         bool end_values = std::any_of(chart.lines.begin(), chart.lines.end(), [](const Line& line) { return line.end_value; });
-        right = chart.width - (end_values ? 48 : 12);
+        bool marks = std::any_of(chart.lines.begin(), chart.lines.end(), [](const Line& line) { return !line.mark.empty(); });
+        right = chart.width - (end_values ? marks ? 64 : 48 : 12);
         bottom = chart.height - 36;
     }
     double px(double value) const { return left + (value - x.low) / (x.high - x.low) * (right - left); }
@@ -82,19 +83,22 @@ std::string polyline(const Line& line, const Frame& frame) {
         pen_down = true;
     }
     if (path.empty()) return "";
-    return format(
-        "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"%.1f\" stroke-opacity=\"%.2f\" stroke-linejoin=\"round\"%s/>\n",
-        path.c_str(), line.color.c_str(), line.width, line.opacity, line.dashed ? " stroke-dasharray=\"6 4\"" : "");
+    std::string drawn =
+        format("<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"%.1f\" stroke-opacity=\"%.2f\" stroke-linejoin=\"round\"%s",
+               path.c_str(), line.color.c_str(), line.width, line.opacity, line.dashed ? " stroke-dasharray=\"6 4\"" : "");
+    return drawn + (line.name.empty() ? "/>\n" : "><title>" + escape_html(line.name) + "</title></path>\n");
 }
 
 std::string dots(const Line& line, const Frame& frame, const std::string& x_label) {
     std::string text;
     double radius = line.curve.x.size() > 60 ? 1.6 : 2.4;
+    std::string name = line.name.empty() ? "" : escape_html(line.name) + ", ";
     for (size_t i = 0; i < line.curve.x.size(); i++)
         if (drawable(line.curve.y[i]))
-            text += format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" fill=\"%s\"><title>%s %.0f: %.4f</title></circle>\n",
-                           frame.px(line.curve.x[i]), frame.py(line.curve.y[i]), radius, line.color.c_str(), x_label.c_str(),
-                           line.curve.x[i], line.curve.y[i]);
+            text +=
+                format("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" fill=\"%s\"><title>%s%s %s: %.4f</title></circle>\n",
+                       frame.px(line.curve.x[i]), frame.py(line.curve.y[i]), radius, line.color.c_str(), name.c_str(), x_label.c_str(),
+                       format(line.curve.x[i] == std::floor(line.curve.x[i]) ? "%.0f" : "%.2f", line.curve.x[i]).c_str(), line.curve.y[i]);
     return text;
 }
 
@@ -109,27 +113,42 @@ std::string area(const Band& band, const Frame& frame) {
     return there.empty() ? "" : format("<polygon points=\"%s%s\" fill=\"%s\"/>\n", there.c_str(), back.c_str(), band.color.c_str());
 }
 
-// The last values, moved apart where lines end close together.
+// The last values, moved apart where lines end close together: upwards first, and down again from the top of the frame. None where
+// there are more than fit.
 std::string end_values(const Chart& chart, const Frame& frame) {
-    struct Mark {
+    constexpr double kApart = 13, kWidth = 60;
+    struct Value {
         double x, y;
-        std::string text, color;
+        const Line* line;
     };
-    std::vector<Mark> marks;
+    std::vector<Value> values;
     for (const Line& line : chart.lines)
-        if (line.end_value && !line.curve.empty() && drawable(line.curve.y.back())) {
-            double y = std::clamp(frame.py(line.curve.y.back()), frame.top, frame.bottom);
-            double value = line.curve.y.back();
-            marks.push_back({frame.px(line.curve.x.back()) + 6, y, format(std::abs(value) < 1e4 ? "%.3f" : "%.2e", value), line.color});
-        }
-    std::sort(marks.begin(), marks.end(), [](const Mark& a, const Mark& b) { return a.y > b.y; });
-    std::string text;
-    for (size_t i = 0; i < marks.size(); i++) {
-        Mark& mark = marks[i];
+        if (line.end_value && !line.curve.empty() && drawable(line.curve.y.back()))
+            values.push_back(
+                {frame.px(line.curve.x.back()) + 6, std::clamp(frame.py(line.curve.y.back()), frame.top, frame.bottom), &line});
+    if (static_cast<double>(values.size()) * kApart > frame.bottom - frame.top) return "";
+    std::stable_sort(values.begin(), values.end(), [](const Value& a, const Value& b) { return a.y > b.y; });
+    auto width = [&](const Value& v) { return v.line->mark.empty() || v.x > frame.right - kWidth ? kWidth : 16; };
+    auto near = [&](const Value& a, const Value& b) { return a.x < b.x ? a.x + width(a) > b.x : b.x + width(b) > a.x; };
+    for (size_t i = 0; i < values.size(); i++)
         for (size_t below = 0; below < i; below++)
-            if (std::abs(marks[below].x - mark.x) < 44) mark.y = std::min(mark.y, marks[below].y - 13);
-        text += format("<text x=\"%.1f\" y=\"%.1f\" class=\"end\" fill=\"%s\">%s</text>\n", mark.x, mark.y + 4, mark.color.c_str(),
-                       mark.text.c_str());
+            if (near(values[i], values[below])) values[i].y = std::min(values[i].y, values[below].y - kApart);
+    for (size_t i = values.size(); i-- > 0;) {
+        values[i].y = std::max(values[i].y, frame.top);
+        for (size_t above = values.size(); --above > i;)
+            if (near(values[i], values[above])) values[i].y = std::max(values[i].y, values[above].y + kApart);
+    }
+    std::string text;
+    for (const Value& value : values) {
+        // a line that ends among others says only which one it is: figures would cover them
+        const Line& line = *value.line;
+        const bool at_edge = value.x > frame.right - kWidth, marked = !line.mark.empty();
+        std::string figures = at_edge || !marked ? format(std::abs(line.curve.y.back()) < 1e4 ? "%.3f" : "%.2e", line.curve.y.back()) : "";
+        std::string mark = !marked   ? ""
+                           : at_edge ? "<tspan class=\"mark\">" + escape_html(line.mark) + "</tspan>&#160; "
+                                     : escape_html(line.mark);
+        text += format("<text x=\"%.1f\" y=\"%.1f\" class=\"end\" fill=\"%s\">%s%s</text>\n", value.x, value.y + 4, line.color.c_str(),
+                       mark.c_str(), figures.c_str());
     }
     return text;
 }

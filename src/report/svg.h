@@ -17,6 +17,8 @@ struct Line {
     bool dashed = false;
     bool dots = false;       // a mark at every point, with its value as tooltip
     bool end_value = false;  // the last value is written at the right edge
+    std::string mark = "";   // stands before that value and in the legend: tells lines apart where colours do not
+    std::string name = "";   // shown where the pointer rests on the line
 };
 
 // The area within `half_height` above and below a curve.

@@ -156,4 +156,16 @@ void EventFile::write_event(const std::string& content, int64_t step, double wal
         std::fprintf(stderr, "warning: events %s: %s; training goes on, further losses are only counted\n", path_.c_str(), why.c_str());
 }
 
+void write_events(const RunCurves& run, const std::string& directory, double began) {
+    EventFile events(directory, 0, began);
+    auto at = [&](double seconds) { return began + (std::isfinite(seconds) ? seconds : 0); };
+    for (const StepRecord& r : run.steps) events.step(r, at(r.time));
+    for (const ValidationRecord& r : run.validations) events.validation(r, at(r.time));
+    for (const auto& [step, text, time] : run.samples) events.text("sample", step, text, at(time));
+    for (const auto& [step, text, time] : run.notes) events.text("note", step, text, at(time));
+    if (events.warnings() == 0) return;
+    std::filesystem::remove(events.path());
+    throw Error(ExitCode::io, "the events cannot be written to " + directory, "check that there is space").file(events.path());
+}
+
 }  // namespace traincu

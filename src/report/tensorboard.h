@@ -30,6 +30,7 @@ namespace traincu {
 
 struct StepRecord;
 struct ValidationRecord;
+struct RunCurves;
 
 uint32_t crc32c(const void* data, size_t bytes);  // Castagnoli's polynomial, as iSCSI and TFRecord use it
 
@@ -58,5 +59,9 @@ private:
     int64_t size_ = 0;  // of the whole records
     int64_t warnings_ = 0;
 };
+
+// A log that was read back, as one event file in `directory`. began: when the run did, in seconds since 1970. Error(io), and then no file,
+// where it cannot be written whole.
+void write_events(const RunCurves& run, const std::string& directory, double began);
 
 }  // namespace traincu

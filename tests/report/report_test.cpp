@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <sstream>
 
 #include <doctest/doctest.h>
@@ -11,6 +12,7 @@
 
 #include "src/base/error.h"
 #include "src/command/commands.h"
+#include "src/report/console.h"
 #include "src/report/html.h"
 #include "src/report/svg.h"
 #include "tests/support/files.h"
@@ -339,6 +341,167 @@ TEST_SUITE("report") {
         CHECK(two.find("x&lt;y", table) == std::string::npos);  // the same in both
         CHECK(escape_html(evil) ==
               "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quoted&quot; &#39;single&#39; \xEF\xBF\xBD( \xEF\xBF\xBD");
+    }
+
+    TEST_CASE("html: three runs beside each other: every number of the logs where it belongs") {
+        TempDir folder;
+        for (int i = 1; i <= 3; i++) {
+            std::string log;
+            for (int s = 1; s <= 100; s++)
+                log += format(
+                    "{\"step\":%d,\"loss\":%.3f,\"lr\":0.001,\"grad_norm\":0.5,\"tokens\":%d,\"tok_per_s\":%d,\"ms\":%d,\"mfu\":0.%d25,"
+                    "\"gemm_fraction\":0.6%d,\"time\":%d}\n",
+                    s, 5.0 / i, s * 1000 * i, 10000 * i + 234, 40 * i, i, i, s * i);
+            log += format("{\"step\":50,\"val_loss\":%d.25,\"val_bits_per_byte\":2,\"hellaswag\":0.2%d5,\"tokens\":%d,\"time\":%d}\n", i, i,
+                          50000 * i, 51 * i);
+            log +=
+                format("{\"step\":100,\"val_loss\":%d.75,\"val_bits_per_byte\":2.5,\"tokens\":%d,\"time\":%d}\n", i, 100000 * i, 102 * i);
+            log += format(
+                "{\"step\":50,\"sample\":\"early %d\"}\n{\"step\":100,\"sample\":\"late %d\"}\n{\"step\":7,\"note\":\"remark %d\"}\n", i, i,
+                i);
+            for (int s = 1; s <= 14; s++) log += format("{\"step\":%d,\"checkpoint\":\"where/step_%d\"}\n", s * 1000, s);
+            nlohmann::ordered_json settings;
+            settings["options"] = {{"preset", "tiny"}, {"lr", 0.1 * i}, {"seed", 5}, {"out", "elsewhere" + std::to_string(i)}};
+            settings["memory"] = {{"weights", 1024 * i}, {"odd <arena>", 3 * 1024 * 1024}};
+            written(folder, format("run%d/log.jsonl", i), log);
+            written(folder, format("run%d/run.json", i), settings.dump());
+        }
+        std::string out = folder / "page.html";
+        write_report({folder / "run1", folder / "run2", folder / "run3"}, {}, 0.02, out);
+        const std::string page = read_file(out);
+        CHECK(imbalance(page) == "");
+        CHECK(page.find("nan") == std::string::npos);
+        auto row_of = [&](const char* title, int run) {  // the cells of a run's row in the table under a title
+            size_t at = page.find("run" + std::to_string(run) + "</td>", *title ? page.find(std::string("<h2>") + title) : 0);
+            REQUIRE(at != std::string::npos);
+            return page.substr(at, page.find("</tr>", at) - at);
+        };
+        const std::string number = "<td class=\"number\">", end = "</td>";
+        for (int i = 1; i <= 3; i++) {
+            CAPTURE(i);
+            CHECK(row_of("", i) == format("run%d</td>", i) + number + format("%d.7500", i) + end + number + format("%d.2500", i) + end +
+                                       number + "50" + end + number + "1.733" + end + number + format("0.2%d50", i) + end + number + "100" +
+                                       end + number + short_count(100000 * i) + end + number + duration(102 * i) + end);
+            CHECK(row_of("Speed", i) == format("run%d</td>", i) + number + format("%d0,234", i) + end + number + format("%d ms", 40 * i) +
+                                            end + number + format("%d2.5 %%", i) + end + number + format("6%d %%", i) + end + number +
+                                            duration(102 * i) + end);
+            CHECK(row_of("Memory", i) ==
+                  format("run%d</td>", i) + number + format("%d.00 KiB", i) + end + number + "3.00 MiB" + end + number + "3.00 MiB" + end);
+            CHECK(row_of("Checkpoints", i) ==
+                  format("run%d</td>", i) + number + "14" + end +
+                      "<td>1,000, 2,000, 3,000, 4,000, 5,000, &#8230;, 10,000, 11,000, 12,000, 13,000, 14,000</td>" +
+                      "<td>where/step_14</td>");
+            CHECK(occurrences(page, "<pre>late " + std::to_string(i)) == 1);
+            CHECK(page.find("early " + std::to_string(i)) == std::string::npos);
+            CHECK(occurrences(page, "remark " + std::to_string(i)) == 1);
+        }
+        CHECK(page.find("<td>lr</td><td>0.1</td><td>0.2</td><td>0.30000000000000004</td>") != std::string::npos);
+        CHECK(page.find("<td>preset</td><td>tiny</td><td>tiny</td><td>tiny</td>") != std::string::npos);  // the same, but told
+        CHECK(page.find("<td>seed</td>") == std::string::npos);
+        CHECK(page.find("elsewhere") == std::string::npos);
+        CHECK(page.find("odd &lt;arena&gt;") != std::string::npos);
+        // the widths of the bars are to scale: the third run has the most, 3 KiB and 3 MiB
+        CHECK(page.find(format("width:%.2f%%", 100.0 * 2 / (3 * 1024 + 3))) != std::string::npos);
+
+        // the last validation of each run by tokens and by time stands where its own tokens and seconds put it: 300k and 306 s are the
+        // right edge
+        auto dot_at = [&](const char* title, const std::string& tip) {
+            size_t figure = page.find(title), dot = page.find("<title>" + tip, figure);
+            REQUIRE(dot < page.find("</figure>", figure));
+            size_t begin = page.rfind("cx=\"", dot) + 4;
+            return std::atof(page.substr(begin, 10).c_str());
+        };
+        const double left = 46, right = 516 - 64;
+        CHECK(dot_at("loss by tokens", "run3, tokens seen 300000: 3.75") == doctest::Approx(right).epsilon(1e-3));
+        CHECK(dot_at("loss by tokens", "run1, tokens seen 100000: 1.75") - dot_at("loss by tokens", "run1, tokens seen 50000: 1.25") ==
+              doctest::Approx((right - left) / 5.0 * 50 / 50).epsilon(2e-3));
+        CHECK(dot_at("loss by time", "run2, minutes since the start 3.40: 2.75") ==
+              doctest::Approx(left + (right - left) * (204 - 51) / (306 - 51)).epsilon(2e-3));
+        CHECK(occurrences(page, "<b>HellaSwag</b>") == 1);
+        CHECK(occurrences(page, "step 50: 0.2") == 3);
+    }
+
+    TEST_CASE("html: twenty runs are told apart by number, colour and dashes; one more is refused") {
+        TempDir folder;
+        std::vector<std::string> runs;
+        for (int i = 0; i < 21; i++) {
+            runs.push_back(folder / format("%d/run", i));
+            written(folder, format("%d/run/log.jsonl", i), log_of(0.1 * i, 60, 10));
+        }
+        std::string what;
+        CHECK(code_of(folder, runs, &what) == ExitCode::usage);
+        CHECK(what.find("21 runs") != std::string::npos);
+        runs.pop_back();
+        report(folder, runs);
+        const std::string page = read_file(folder / "0/run/report.html");
+        CHECK(imbalance(page) == "");
+        std::vector<std::string> signs;
+        for (size_t at = page.find("<span class=\"legend\">"); at != std::string::npos; at = page.find("<span class=\"legend\">", at + 1)) {
+            const std::string legend = page.substr(at, page.find("</span></span>", at) - at),
+                              stroke = legend.substr(legend.find("stroke="), 60);
+            signs.push_back(stroke.substr(0, stroke.find("/>")));
+        }
+        std::sort(signs.begin(), signs.end());
+        CHECK(signs.size() == 20);
+        CHECK(std::unique(signs.begin(), signs.end()) == signs.end());
+        for (int i = 0; i < 20; i++) {
+            CHECK(page.find(format(">%d</span>%d/run</span>", i + 1, i)) != std::string::npos);        // legend
+            CHECK(page.find(format(">%d</span>%d/run</td>", i + 1, i)) != std::string::npos);          // table
+            CHECK(page.find(format("<tspan class=\"mark\">%d</tspan>", i + 1)) != std::string::npos);  // at the end of its line
+        }
+    }
+
+    TEST_CASE("report: names of runs grow by the folders above until they differ") {
+        TempDir folder;
+        for (const char* name : {"x/a/run", "y/a/run", "y/b/run", "other"})
+            written(folder, std::string(name) + "/log.jsonl", log_of(0, 20, 10));
+        auto names = [&](const std::vector<std::string>& paths) {
+            std::vector<std::string> all;
+            for (const Run& run : load_runs(paths)) all.push_back(run.name);
+            return all;
+        };
+        using Names = std::vector<std::string>;
+        CHECK(names({folder / "x/a/run", folder / "y/a/run/", folder / "y/b/run", folder / "other"}) ==
+              Names{"x/a/run", "y/a/run", "b/run", "other"});
+        CHECK(names({folder / "x/a/run", folder / "y/b/run/."}) == Names{"a/run", "b/run"});
+        CHECK(names({folder / "x/a/run"}) == Names{"run"});
+        const Names twice = names({folder / "other", folder / "x/a/run", folder / "other", folder / "other/."});
+        CHECK(twice.size() == 4);
+        CHECK(std::set<std::string>(twice.begin(), twice.end()).size() == 4);
+    }
+
+    TEST_CASE("report: end values never leave the frame, and lines that end inside it show their number only") {
+        Chart chart{.title = "t", .unit = "u"};
+        for (int i = 0; i < 12; i++)
+            chart.lines.push_back(
+                {.curve = {{0, 100}, {2, 1 + 1e-4 * i}}, .color = "#123456", .end_value = true, .mark = std::to_string(i)});
+        chart.lines.push_back({.curve = {{0, 40}, {2, 1.5}}, .color = "#123456", .end_value = true, .mark = "inside"});
+        chart.lines.push_back({.curve = {{0, 100}, {2, 2}}, .color = "#123456", .end_value = true, .mark = "top"});
+        const std::string text = svg(chart);
+        CHECK(imbalance(text) == "");
+        CHECK(text.find(">inside</text>") != std::string::npos);
+        CHECK(text.find("1.500") == std::string::npos);
+        CHECK(text.find("top</tspan>&#160; 2.000</text>") != std::string::npos);
+        std::vector<double> heights;
+        for (size_t at = text.find("class=\"end\""); at != std::string::npos; at = text.find("class=\"end\"", at + 1))
+            if (text.compare(text.find('>', at), 8, ">inside<") != 0)
+                heights.push_back(std::atof(text.substr(text.rfind(" y=\"", at) + 4, 8).c_str()) - 4);
+        std::sort(heights.begin(), heights.end());
+        REQUIRE(heights.size() == 13);
+        CHECK(heights.front() >= 10);
+        CHECK(heights.back() <= 204);
+        for (size_t i = 1; i < heights.size(); i++) CHECK(heights[i] - heights[i - 1] >= 12.99);
+        for (int i = 0; i < 5; i++) chart.lines.push_back(chart.lines[0]);
+        CHECK(occurrences(svg(chart), "class=\"end\"") == 0);  // more than fit
+    }
+
+    TEST_CASE("report: --save-curve keeps hellaswag where it was measured") {
+        TempDir folder;
+        written(folder, "run/log.jsonl", log_of(0, 20, 10) + "{\"step\":20,\"val_loss\":3.5,\"hellaswag\":0.3125}\n");
+        std::string csv = folder / "curve.csv";
+        CHECK(report(folder, {folder / "run", "--save-curve", csv}).code == 0);
+        CHECK(read_file(csv).rfind("step,val_loss,train_loss,lr,grad_norm,hellaswag\n1,,3.9980,0.001,0.5,\n", 0) == 0);
+        CHECK(read_curve_csv(csv).hellaswag.y == std::vector<double>{0.3125});
     }
 
     TEST_CASE("html: odd runs make a page too") {

@@ -306,5 +306,13 @@ TEST_SUITE("tensorboard") {
         CHECK(!fs::exists(folder / "run/log.jsonl.old"));
         REQUIRE(run(folder, tiny_run + "--max-steps 2 --out quiet").code == 0);
         CHECK(!fs::exists(folder / "quiet/tensorboard"));
+
+        // finished runs can be shown too, again and again, each under its name
+        for (int again = 0; again < 2; again++) REQUIRE(run(folder, "report run quiet --tensorboard shown --out page.html").code == 0);
+        CHECK(Board(folder / "shown/run").scalars == board.scalars);
+        CHECK(Board(folder / "shown/run").texts == board.texts);
+        CHECK(Board(folder / "shown/quiet").scalars.at("loss/train").size() == 2);
+        write_file(folder / "occupied", "a file");
+        CHECK(run(folder, "report run --tensorboard occupied").code == 8);
     }
 }

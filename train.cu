@@ -17,7 +17,10 @@
 #include "src/base/signals.h"           // stop_signal
 #include "src/base/version.h"           // build_summary
 #include "src/checkpoint/formats.h"     // find_model, load_model
+#include "src/command/choice_scorer.h"  // ChoiceScorer
 #include "src/command/commands.h"       // the other commands
+#include "src/command/evaluation.h"     // Evaluator
+#include "src/command/progress.h"       // ProgressLine
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
 #include "src/command/run_memory.h"     // RunMemory
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
@@ -46,6 +49,9 @@ struct Run {
     std::unique_ptr<Loader> data, val_data;
     std::unique_ptr<Tokenizer> tokenizer;  // null: not one of this program's, so no samples
     std::unique_ptr<RunMemory> memory;     // weights, gradients, optimizer, and the models that train, validate and sample
+    std::unique_ptr<Evaluator> evaluator;  // null without --val-data
+    std::vector<ChoiceExample> hellaswag;  // --hellaswag
+    std::unique_ptr<ChoiceScorer> choice_scorer;
     std::unique_ptr<Guard> guard;
     std::unique_ptr<RunLog> log;
     Stream stream;
@@ -62,6 +68,9 @@ void read_options(Run& run, int argc, char** argv) {
     if (o.data.empty())
         throw Error(ExitCode::usage, "no training data: --data is missing",
                     "make shards with ./train tokenize FILE --out PREFIX, then give --data 'PREFIX_train_*.bin'");
+    if (!o.hellaswag.empty() && o.val_data.empty())
+        throw Error(ExitCode::usage, "--hellaswag is scored with every validation, and there is none without --val-data",
+                    "give --val-data too");
     run.threads = set_threads(static_cast<int>(o.threads));
     set_gemm_engine(o.gemm == "own" ? GemmEngine::own : o.gemm == "onednn" ? GemmEngine::onednn : GemmEngine::automatic);
 }
@@ -89,6 +98,7 @@ void open_data(Run& run) {
     config.shuffle = o.shuffle;
     run.data = std::make_unique<Loader>(config);
     if (!o.val_data.empty()) run.val_data = std::make_unique<Loader>(loader_config(o, o.val_data));
+    if (!o.hellaswag.empty()) run.hellaswag = read_choices(o.hellaswag, o.vocab_size);
 }
 
 // ---- 3. model and memory, in a run directory of its own
@@ -98,11 +108,17 @@ void build_model(Run& run) {
     set_model_options(o, model_config(o));          // zeros become what they stand for
     run.directory = open_run_directory(run.io, o);  // only now: a mistake so far leaves nothing behind
     if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
-    const RunUses uses{run.val_data != nullptr, run.tokenizer != nullptr, run.tokenizer.get()};
+    const RunUses uses{run.val_data != nullptr, run.tokenizer != nullptr};
     resolve_recompute(o, uses, available_memory());
     run.memory = std::make_unique<RunMemory>(o, uses);
     run.memory->allocate();
     run.guard = std::make_unique<Guard>(o.skip_zscore);
+    if (run.val_data)
+        run.evaluator =
+            std::make_unique<Evaluator>(*run.memory->validation, *run.val_data, o.batch_size, o.seq_len, o.val_tokens, run.tokenizer.get());
+    if (!run.hellaswag.empty())
+        run.choice_scorer =
+            std::make_unique<ChoiceScorer>(*run.memory->validation, run.hellaswag, o.hellaswag, o.seq_len, o.hellaswag_examples);
 }
 
 // ---- 4. weights
@@ -161,9 +177,13 @@ void save(Run& run, bool required) try {
 }
 
 void validate(Run& run) {
-    if (!run.memory->evaluator) return;
-    const Evaluation result = run.memory->evaluator->run(*run.val_data, run.options.val_tokens, run.stream);
-    const ValidationRecord record{run.step, result.loss(), result.bits_per_byte(), run.tokens};
+    if (!run.evaluator) return;
+    const Evaluation result = run.evaluator->run(run.stream);
+    ValidationRecord record{run.step, result.loss(), result.bits_per_byte(), run.tokens};
+    if (run.choice_scorer) {
+        ProgressLine line("hellaswag");
+        record.hellaswag = run.choice_scorer->run(run.stream, [&](double share) { line(share); }).acc_norm();
+    }
     std::printf("%s\n", validation_line(record).c_str());
     run.log->validation(record);
 }

@@ -12,9 +12,11 @@ NAME is one of
   tinystories      2.2 GB of short stories (TinyStoriesV2-GPT4), training and validation text
   fineweb10B       web text as GPT-2 tokens: 103 shards of 100 million tokens, 200 MB each, and one for validation
   fineweb100B      the same, 1,030 shards
+  hellaswag        10,042 questions with four endings each, 12 MB, to score models with
 or a file or folder of your own text, which needs no getting.
 
-  --out PATH   where to (default corpora/NAME): PATH.txt, for tinystories PATH_train.txt and PATH_valid.txt, for fineweb the folder PATH
+  --out PATH   where to (default corpora/NAME): PATH.txt, for tinystories PATH_train.txt and PATH_valid.txt, for
+               hellaswag PATH_val.jsonl, for fineweb the folder PATH
   --shards N   training shards of fineweb to get (default 1)
   --help       this text
 
@@ -140,6 +142,14 @@ check_shard() {
     fail 3 "${1%.part} is not a whole token shard: header '${2:-} ${3:-} ${4:-}', $(size_of "${1%.part}.refused") bytes; kept as ${1%.part}.refused"
 }
 
+# A question a line, all of them labelled.
+check_hellaswag() {
+    lines=$(grep -c '' "$1" || true) labelled=$(grep -c '"label": *[0-3]' "$1" || true)
+    [ "$lines" -gt 0 ] && [ "$lines" = "$labelled" ] && return
+    mv "$1" "${1%.part}.refused"
+    fail 3 "${1%.part} is not the labelled set: $labelled of $lines lines have a label; kept as ${1%.part}.refused"
+}
+
 get_fineweb() {  # get_fineweb SHARDS_THERE_ARE
     [ "$shards" -le "$1" ] || fail 2 "$name has $1 training shards, not $shards"
     base=${CORPUS_MIRROR:+$CORPUS_MIRROR/$name}
@@ -171,6 +181,11 @@ case $name in
         next "./train tokenize ${out}_train.txt --out $out --val-fraction 0" \
             "./train tokenize ${out}_valid.txt --out ${out}_valid --val-fraction 0" \
             "./train --data '${out}_train_*.bin' --val-data '${out}_valid_train_*.bin'" ;;
+    hellaswag)
+        fetch "${CORPUS_MIRROR:-https://raw.githubusercontent.com/rowanz/hellaswag/master/data}${CORPUS_MIRROR:+/$name}/hellaswag_val.jsonl" \
+            "${out}_val.jsonl" check_hellaswag
+        next "./train tokenize --multiple-choice ${out}_val.jsonl --tokenizer TOKENIZER --out ${out}_val.bin" \
+            "./train eval --model RUN --hellaswag ${out}_val.bin" ;;
     fineweb10B|fineweb100B)
         if [ "$name" = fineweb10B ]; then get_fineweb 103; else get_fineweb 1030; fi
         next "./train --preset gpt2-124m --data '$out/fineweb_train_*.bin' --val-data $out/fineweb_val_000000.bin" ;;

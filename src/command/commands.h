@@ -4,10 +4,11 @@
 
 namespace traincu {
 
-int tokenize_command(int argc, char** argv);  // text to token shards
-int generate_command(int argc, char** argv);  // a prompt continued by a checkpoint
-int eval_command(int argc, char** argv);      // loss, perplexity, bits per byte of a checkpoint on shards
-int inspect_command(int argc, char** argv);   // what is in a shard, a safetensors file, a checkpoint
-int report_command(int argc, char** argv);    // curves of runs as an HTML page, beside a reference
+int tokenize_command(int argc, char** argv);          // text to token shards
+int tokenize_choices_command(int argc, char** argv);  // tokenize --multiple-choice: questions to a set for eval
+int generate_command(int argc, char** argv);          // a prompt continued by a checkpoint
+int eval_command(int argc, char** argv);              // loss, perplexity, bits per byte of a checkpoint on shards
+int inspect_command(int argc, char** argv);           // what is in a shard, a safetensors file, a checkpoint
+int report_command(int argc, char** argv);            // curves of runs as an HTML page, beside a reference
 
 }  // namespace traincu

@@ -23,33 +23,41 @@ void keep_rows(MicroBatch& batch, int64_t rows, int64_t seq_len) {
 
 }  // namespace
 
-Evaluator::Evaluator(WeightStore& weights, int64_t batch_rows, int64_t seq_len, const Tokenizer* tokenizer)
-    : weights_(weights),
-      batch_rows_(batch_rows),
-      seq_len_(seq_len),
-      instance_(evaluation_options(weights.config, batch_rows * seq_len), weights.door, "validation") {
+ForwardPass::ForwardPass(WeightStore& weights, int64_t max_tokens)
+    : weights_(weights), instance_(evaluation_options(weights.config, max_tokens), weights.door, "validation") {}
+
+double ForwardPass::loss_sum(const MicroBatch& batch, Stream& stream) {
+    StepBatch step;
+    step.micro_batches.push_back(batch);
+    step.tokens = batch.T();
+    step.loss_tokens = std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t target) { return target >= 0; });
+    Executor executor(instance_.model, weights_.door);
+    const double mean = executor.run(evaluation_schedule(instance_.model.n_parts()), step, stream);
+    return mean * static_cast<double>(step.loss_tokens);
+}
+
+Evaluator::Evaluator(ForwardPass& pass, Loader& data, int64_t batch_rows, int64_t seq_len, int64_t max_tokens, const Tokenizer* tokenizer)
+    : pass_(pass), data_(data), batch_rows_(batch_rows), seq_len_(seq_len), rows_(data.samples_per_epoch()) {
+    ENSURE(batch_rows * seq_len <= pass.max_tokens());
+    if (max_tokens > 0) rows_ = std::min(rows_, std::max<int64_t>(1, max_tokens / seq_len));
     if (!tokenizer) return;
     for (int32_t id = 0; id < tokenizer->vocab_size(); id++)
         bytes_of_token_.push_back(static_cast<int32_t>(tokenizer->decode(std::span(&id, 1)).size()));
 }
 
-Evaluation Evaluator::run(Loader& data, int64_t max_tokens, Stream& stream) {
+Evaluation Evaluator::run(Stream& stream) {
     Evaluation result;
-    Executor executor(instance_.model, weights_.door);
-    const auto schedule = evaluation_schedule(instance_.model.n_parts());
-    int64_t rows = data.samples_per_epoch();
-    if (max_tokens > 0) rows = std::min(rows, std::max<int64_t>(1, max_tokens / seq_len_));
-    data.seek({});
-    for (int64_t row = 0; row < rows; row += batch_rows_) {
-        StepBatch batch = data.next();
+    data_.seek({});
+    for (int64_t row = 0; row < rows_; row += batch_rows_) {
+        StepBatch batch = data_.next();
         MicroBatch& micro = batch.micro_batches.at(0);
-        keep_rows(micro, rows - row, seq_len_);
-        batch.loss_tokens = std::count_if(micro.targets.begin(), micro.targets.end(), [](int32_t target) { return target >= 0; });
-        result.loss_sum += executor.run(schedule, batch, stream) * static_cast<double>(batch.loss_tokens);
-        result.tokens += batch.loss_tokens;
-        for (int32_t target : micro.targets)
-            if (target >= 0 && static_cast<size_t>(target) < bytes_of_token_.size())
-                result.bytes += bytes_of_token_[static_cast<size_t>(target)];
+        keep_rows(micro, rows_ - row, seq_len_);
+        result.loss_sum += pass_.loss_sum(micro, stream);
+        for (int32_t target : micro.targets) {
+            if (target < 0) continue;
+            result.tokens++;
+            if (static_cast<size_t>(target) < bytes_of_token_.size()) result.bytes += bytes_of_token_[static_cast<size_t>(target)];
+        }
     }
     return result;
 }

@@ -1,4 +1,5 @@
-// Loss over held-out tokens: used by ./train eval and by the validations of a training run.
+// Loss over held-out tokens: used by ./train eval and by the validations of a training run. Scoring multiple-choice questions
+// (choice_scorer.h) shares the same forward pass and its memory.
 #pragma once
 
 #include <vector>
@@ -19,21 +20,37 @@ struct Evaluation {
     double bits_per_byte() const { return bytes > 0 ? nats_per_byte() / 0.6931471805599453 : -1; }
 };
 
-class Evaluator {
+// The model's forward pass for evaluation: no gradients, and one block's memory serves all.
+class ForwardPass {
 public:
-    // Declares the memory for batch_rows rows of seq_len tokens. tokenizer may be null: then bytes are not counted.
-    Evaluator(WeightStore& weights, int64_t batch_rows, int64_t seq_len, const Tokenizer* tokenizer);
+    // max_tokens: of the largest batch
+    ForwardPass(WeightStore& weights, int64_t max_tokens);
 
     const ModelInstance& instance() const { return instance_; }
+    const ModelConfig& config() const { return weights_.config; }
+    int64_t max_tokens() const { return instance_.model.options().max_tokens; }
     void allocate() { instance_.allocate(); }
-    // The loader must hand out unshuffled steps of one micro-batch of batch_rows. Always the same tokens: from the beginning of the data.
-    // max_tokens = 0: all of it.
-    Evaluation run(Loader& data, int64_t max_tokens, Stream& stream);
+
+    double loss_sum(const MicroBatch& batch, Stream& stream);   // nats, over the tokens that have a target
+    Tensor losses() const { return instance_.model.losses(); }  // (T) of that batch's tokens, f32; 0 without a target
 
 private:
     WeightStore& weights_;
-    int64_t batch_rows_, seq_len_;
     ModelInstance instance_;
+};
+
+class Evaluator {
+public:
+    // The loader must hand out steps of one micro-batch of at most batch_rows * seq_len tokens, unshuffled. tokenizer may be null: then
+    // bytes are not counted. max_tokens = 0: the whole data set.
+    Evaluator(ForwardPass& pass, Loader& data, int64_t batch_rows, int64_t seq_len, int64_t max_tokens, const Tokenizer* tokenizer);
+
+    Evaluation run(Stream& stream);  // always the same tokens: from the beginning of the data
+
+private:
+    ForwardPass& pass_;
+    Loader& data_;
+    int64_t batch_rows_, seq_len_, rows_;
     std::vector<int32_t> bytes_of_token_;
 };
 

@@ -13,6 +13,7 @@
 #include "src/checkpoint/state.h"
 #include "src/command/commands.h"
 #include "src/command/parse.h"
+#include "src/data/choices.h"
 #include "src/data/shard.h"
 
 namespace traincu {
@@ -104,13 +105,15 @@ static void inspect(const std::string& path) {
             .file(path);
     }
     if (is_llmc_model(path)) return inspect_llmc(path);
+    if (is_choice_set(path)) return (void)std::fputs(describe_choices(path).c_str(), stdout);
     if (fs::path(path).extension() == ".safetensors") return inspect_safetensors(path);
     std::fputs(describe_shard(path).c_str(), stdout);  // anything else is a shard, or refused as one
 }
 
 int inspect_command(int argc, char** argv) {
     CLI::App app(
-        "Shows what is in a file or folder, and checks that it is whole: token shards (every id), safetensors (every rule of the header), "
+        "Shows what is in a file or folder, and checks that it is whole: token shards (every id), multiple-choice sets, safetensors (every "
+        "rule of the header), "
         "models\n"
         "of llm.c (header and size), checkpoints (every hash), runs (every checkpoint). Nothing is changed.\n"
         "Examples:  ./train inspect runs/demo            which checkpoints are sound, and where it would resume\n"
@@ -118,7 +121,7 @@ int inspect_command(int argc, char** argv) {
         "Exit code: 0 all sound, 3 a shard is damaged, 4 a checkpoint or model is damaged, 2 nothing there.",
         "./train inspect");
     std::vector<std::string> paths;
-    app.add_option("PATH", paths, "shards, .safetensors, llm.c's .bin, checkpoint folders, run folders")->required();
+    app.add_option("PATH", paths, "shards, multiple-choice sets, .safetensors, llm.c's .bin, checkpoint folders, run folders")->required();
     if (!parse_command_line(app, argc, argv)) return 0;
 
     // One bad file does not hide the others: all are shown, and the first fault is the verdict.

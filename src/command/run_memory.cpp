@@ -25,13 +25,13 @@ RunMemory::RunMemory(const Options& o, const RunUses& uses)
     : weights(model_config(o), Dtype::f32, true),
       optimizer(weights.table, Dtype::f32, adamw_params(o), optimizer_arena),
       trainer(training_options(o), weights.door, "training") {
-    if (uses.validates) evaluator = std::make_unique<Evaluator>(weights, o.batch_size, o.seq_len, uses.tokenizer);
+    if (uses.validates) validation = std::make_unique<ForwardPass>(weights, o.batch_size * o.seq_len);
     if (uses.samples) generator = std::make_unique<Generator>(weights, o.seq_len);
 }
 
 std::vector<const Arena*> RunMemory::arenas() const {
     std::vector<const Arena*> arenas = {&weights.weights, &weights.gradients, &optimizer_arena, &trainer.activations, &trainer.scratch};
-    if (evaluator) arenas.insert(arenas.end(), {&evaluator->instance().activations, &evaluator->instance().scratch});
+    if (validation) arenas.insert(arenas.end(), {&validation->instance().activations, &validation->instance().scratch});
     if (generator) arenas.insert(arenas.end(), {&generator->instance().activations, &generator->instance().scratch});
     return arenas;
 }
@@ -41,7 +41,7 @@ void RunMemory::allocate() {
     weights.allocate();
     optimizer_arena.allocate();
     trainer.allocate();
-    if (evaluator) evaluator->allocate();
+    if (validation) validation->allocate();
     if (generator) generator->allocate();
 }
 

@@ -16,7 +16,6 @@ namespace traincu {
 // What a run does besides training steps.
 struct RunUses {
     bool validates = false, samples = false;
-    const Tokenizer* tokenizer = nullptr;  // counts the bytes of the validation text; may be null
 };
 
 // The model of the training steps: the largest micro-batch, what is recomputed.
@@ -34,8 +33,8 @@ struct RunMemory {
     Arena optimizer_arena{"optimizer"};
     Optimizer optimizer;
     ModelInstance trainer;
-    std::unique_ptr<Evaluator> evaluator;  // null where the run does not validate
-    std::unique_ptr<Generator> generator;  // null where it does not sample
+    std::unique_ptr<ForwardPass> validation;  // null where the run does not validate
+    std::unique_ptr<Generator> generator;     // null where it does not sample
 };
 
 // --recompute auto becomes the mode that computes least among those that leave a tenth of the available bytes free; block if none does.

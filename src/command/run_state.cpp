@@ -17,8 +17,8 @@ std::string save_run_state(Io& io, const RunDirectory& directory, const RunState
                        {"options", options_to_json(options)},
                        {"data", state.data->fingerprint()},
                        {"tokenizer", tokenizer}};
-    return write_checkpoint(io, directory.path, state.step, state.weights->config, state.weights->table,
-                            state.weights->door.flat_weights(), state.optimizer->m(), state.optimizer->v(), meta);
+    return write_checkpoint(io, directory.path, state.step, state.weights->config, state.weights->table, state.weights->door.flat_weights(),
+                            state.optimizer->m(), state.optimizer->v(), meta);
 }
 
 bool restore_run_state(const RunDirectory& directory, RunState& state) {

@@ -20,7 +20,8 @@ struct RunState {
 };
 
 // Commits a checkpoint of state.step and returns its path; options and the tokenizer's name go with it. Error(io): nothing was changed.
-std::string save_run_state(Io& io, const RunDirectory& directory, const RunState& state, const Options& options, const std::string& tokenizer);
+std::string save_run_state(Io& io, const RunDirectory& directory, const RunState& state, const Options& options,
+                           const std::string& tokenizer);
 
 // From directory.checkpoint. False if the data changed and their order begins anew.
 bool restore_run_state(const RunDirectory& directory, RunState& state);

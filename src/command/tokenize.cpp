@@ -1,6 +1,4 @@
 // ./train tokenize: text files to token shards.
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -10,6 +8,7 @@
 #include "src/base/process.h"
 #include "src/command/commands.h"
 #include "src/command/parse.h"
+#include "src/command/progress.h"
 #include "src/data/corpus.h"
 
 namespace traincu {
@@ -17,26 +16,6 @@ namespace traincu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// One line that rewrites itself, on a terminal only.
-class ProgressLine {
-public:
-    void operator()(double share) {
-        double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
-        if (!terminal_ || elapsed - printed_ < 0.2) return;
-        printed_ = elapsed;
-        std::fprintf(stderr, "\rtokenize %3.0f %%   %.0f s left   ", 100 * share, share > 0 ? elapsed * (1 - share) / share : 0.0);
-        std::fflush(stderr);
-    }
-    ~ProgressLine() {
-        if (printed_ > 0) std::fprintf(stderr, "\r%60s\r", "");
-    }
-
-private:
-    bool terminal_ = ::isatty(STDERR_FILENO) == 1;
-    Clock::time_point start_ = Clock::now();
-    double printed_ = 0;
-};
 
 void print_split(const char* name, const SplitSummary& split) {
     auto number = [](int64_t n) { return static_cast<long long>(n); };
@@ -55,6 +34,8 @@ void print_split(const char* name, const SplitSummary& split) {
 }  // namespace
 
 int tokenize_command(int argc, char** argv) {
+    if (std::any_of(argv, argv + argc, [](const char* word) { return std::string_view(word).starts_with("--multiple-choice"); }))
+        return tokenize_choices_command(argc, argv);
     TokenizeConfig config;
     std::string documents = "separator:" + config.documents.separator;
     config.threads = allowed_cores();
@@ -63,7 +44,8 @@ int tokenize_command(int argc, char** argv) {
         "Turns text into token shards for training, and holds some documents out for validation.\n"
         "Tokens are the bytes of the text (256 ids) and an end-of-text mark before every document (id 256).\n"
         "Example:  ./train tokenize --out data/books books/*.txt\n"
-        "writes data/books_train_000000.bin, ... and data/books_val_000000.bin, ...",
+        "writes data/books_train_000000.bin, ... and data/books_val_000000.bin, ...\n"
+        "Questions with answers to choose from: ./train tokenize --multiple-choice FILE.jsonl --help",
         "./train tokenize");
     app.add_option("FILE_OR_FOLDER", config.inputs, "text files; of a folder, every file in it and below, sorted by path")->required();
     app.add_option("--out", config.out, "prefix of the shards' names; its folder is made if need be")->required();
@@ -89,7 +71,7 @@ int tokenize_command(int argc, char** argv) {
     std::unique_ptr<Tokenizer> tokenizer = open_tokenizer("bytes");
     Clock::time_point start = Clock::now();
     TokenizeSummary summary = [&] {
-        ProgressLine line;
+        ProgressLine line("tokenize");
         return tokenize_corpus(config, *tokenizer, [&](double share) { line(share); });
     }();
     double seconds = std::chrono::duration<double>(Clock::now() - start).count();

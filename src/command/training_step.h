@@ -16,10 +16,11 @@ namespace traincu {
 class TrainingStep {
 public:
     // peak_flops: what MFU is told against.
-    TrainingStep(const Options& options, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, Guard& guard, double peak_flops);
+    TrainingStep(const Options& options, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, Guard& guard,
+                 double peak_flops);
 
-    // Takes the weights from `step` updates to one more, or leaves weights, moments and AdamW's counter as they are where the guard refuses.
-    // Returns what the log says of it, but for the tokens seen so far and the time still to go.
+    // Takes the weights from `step` updates to one more, or leaves weights, moments and AdamW's counter as they are where the guard
+    // refuses. Returns what the log says of it, but for the tokens seen so far and the time still to go.
     StepRecord run(int64_t step, const StepBatch& batch, Stream& stream);
 
 private:

@@ -21,7 +21,7 @@ struct Options {
     bool bias = true, qk_norm = false, tie_embeddings = true;
     double rope_theta = 10000, norm_eps = 1e-5;
     // data
-    std::string data, val_data, packing = "stream";
+    std::string data, val_data, hellaswag, packing = "stream";
     bool shuffle = true, allow_data_change = false;
     int64_t seed = 1337;
     // batch
@@ -38,7 +38,7 @@ struct Options {
     int64_t threads = 0;
     // run
     std::string config, out, resume = "never", prompt, baselines;
-    int64_t checkpoint_every = 0, keep = 3, val_every = 0, val_tokens = 0, sample_every = 0, sample_tokens = 256;
+    int64_t checkpoint_every = 0, keep = 3, val_every = 0, val_tokens = 0, hellaswag_examples = 0, sample_every = 0, sample_tokens = 256;
     double max_minutes = 0;
     bool tensorboard = false;
 };

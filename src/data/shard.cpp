@@ -21,7 +21,7 @@ static_assert(std::endian::native == std::endian::little, "shards are little-end
 
 namespace {
 
-constexpr uint32_t magic_16bit = 20240520, magic_32bit = 20240801, magic_llmc_model = 20240326;
+constexpr uint32_t magic_16bit = 20240520, magic_32bit = 20240801, magic_llmc_model = 20240326, magic_choices = 20240522;
 constexpr uint32_t version_16bit = 1, version_32bit = 7;
 constexpr int64_t header_words = Shard::header_bytes / 4;
 using HeaderWords = std::array<uint32_t, header_words>;
@@ -64,6 +64,8 @@ void recognise_foreign(const std::string& path, const HeaderWords& words, int64_
     if (head_bytes > 8 && head[8] == '{' && json_bytes < static_cast<uint64_t>(file_bytes))
         throw bad_shard(path, "is a safetensors file (model weights), not a token shard", need);
     if (words[0] == magic_llmc_model) throw bad_shard(path, "is an llm.c model checkpoint, not a token shard", need);
+    if (words[0] == magic_choices)
+        throw bad_shard(path, "is a multiple-choice set, not a token shard", "give it to ./train eval --choices NAME=" + path);
     if (head[0] == 0x1f && head[1] == 0x8b) throw bad_shard(path, "is gzip-compressed", "unpack it first: gunzip " + path);
     if (std::all_of(head, head + head_bytes, is_text))
         throw bad_shard(path, "is text, not a token shard", "turn it into shards:  ./train tokenize --out PREFIX " + path);

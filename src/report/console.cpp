@@ -76,6 +76,7 @@ std::string step_line(const StepRecord& r) {
 std::string validation_line(const ValidationRecord& r) {
     std::string line = format("step %5lld | val loss %.4f", static_cast<long long>(r.step), r.val_loss);
     if (r.bits_per_byte >= 0) line += format(" | %.4f bits/byte", r.bits_per_byte);
+    if (r.hellaswag >= 0) line += format(" | hellaswag %.2f %%", 100 * r.hellaswag);
     if (r.tokens > 0) line += " | " + with_commas(r.tokens) + " tokens";
     return cut(line);
 }

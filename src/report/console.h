@@ -22,7 +22,7 @@ std::string milliseconds(double ms);      // 3.41 ms, 161 ms, 1,234 ms, 12.3 s
 // Where the machine's peak is unknown the share of the matrix products stands in mfu's place.
 std::string step_line(const StepRecord& record);
 
-// step   120 | val loss 1.7512 | 1.1020 bits/byte | 491,520 tokens
+// step   120 | val loss 1.7512 | 1.1020 bits/byte | hellaswag 29.55 % | 491,520 tokens
 std::string validation_line(const ValidationRecord& record);
 
 // Prints a run's steps: on a terminal every one, in place; a line that stays once a second, and for the first, the last and every

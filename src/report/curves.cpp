@@ -124,21 +124,21 @@ ReferenceCurve read_curve_csv(const std::string& path) {
 }
 
 void write_curve_csv(const std::string& path, const RunCurves& run) {
-    std::map<int64_t, std::string> validations, steps;
+    std::map<int64_t, std::string> validations, steps, answers;
     auto field = [](const char* fmt, double value) { return std::isfinite(value) ? format(fmt, value) : std::string(); };
-    for (const ValidationRecord& r : run.validations) validations[r.step] = field("%.4f", r.val_loss);
+    for (const ValidationRecord& r : run.validations) {
+        validations[r.step] = field("%.4f", r.val_loss);
+        if (r.hellaswag >= 0) answers[r.step] = format("%.4f", r.hellaswag);
+    }
     for (const StepRecord& r : run.steps)
         if (r.step <= 200 || r.step % 50 == 0)
             steps[r.step] = field("%.4f", r.loss) + "," + field("%.6g", r.lr) + "," + field("%.4g", r.grad_norm);
 
-    std::map<int64_t, std::string> rows, hellaswag;
+    std::map<int64_t, std::string> rows;
     for (auto& [step, loss] : validations) rows[step] = loss + ",,,";
     for (auto& [step, values] : steps) rows[step] = validations[step] + "," + values;
-    for (const ValidationRecord& r : run.validations)
-        if (r.hellaswag >= 0) hellaswag[r.step] = field("%.4f", r.hellaswag);
-    const bool measured = !hellaswag.empty();  // else the column is left out
-    std::string text = measured ? "step,val_loss,train_loss,lr,grad_norm,hellaswag\n" : "step,val_loss,train_loss,lr,grad_norm\n";
-    for (auto& [step, row] : rows) text += std::to_string(step) + "," + row + (measured ? "," + hellaswag[step] : "") + "\n";
+    std::string text = std::string("step,val_loss,train_loss,lr,grad_norm") + (answers.empty() ? "" : ",hellaswag") + "\n";
+    for (auto& [step, row] : rows) text += std::to_string(step) + "," + row + (answers.empty() ? "" : "," + answers[step]) + "\n";
     write_text(path, text);
 }
 

@@ -34,7 +34,8 @@ struct ReferenceCurve {
 };
 ReferenceCurve read_curve_csv(const std::string& path);  // Error(data) with file and line
 
-// A run as such a CSV: every validation (with its hellaswag, where it was measured); training loss, lr and norm for the first 200 steps and every 50th after.
+// A run as such a CSV: every validation; training loss, lr and norm for the first 200 steps and every 50th after. The column hellaswag
+// only where it was scored.
 void write_curve_csv(const std::string& path, const RunCurves& run);
 
 Curve training_loss(const RunCurves& run);

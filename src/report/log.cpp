@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "src/base/error.h"
+#include "src/base/files.h"
 #include "src/report/tensorboard.h"
 
 namespace traincu {
@@ -59,25 +60,6 @@ std::string one_line(const Json& record) {
 bool is_regular(const std::string& path) {
     struct stat info;
     return ::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
-}
-
-// Replaces a file in one motion: a crash leaves the old one or the new one, never half of one.
-bool replace_file(const std::string& path, const std::string& content) {
-    std::string temporary = path + ".tmp";
-    int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file < 0) return false;
-    size_t done = 0;
-    while (done < content.size()) {
-        ssize_t written = ::write(file, content.data() + done, content.size() - done);
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) break;
-        done += static_cast<size_t>(written);
-    }
-    bool whole = done == content.size() && ::fsync(file) == 0;
-    whole = ::close(file) == 0 && whole;
-    if (whole && ::rename(temporary.c_str(), path.c_str()) == 0) return true;
-    ::unlink(temporary.c_str());
-    return false;
 }
 
 double wall_clock() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }

@@ -1,13 +1,13 @@
 // The log of a run: `log.jsonl`, one JSON object a line, appended while training and read back by the report.
 //
 //   {"step":120,"loss":1.8423,"lr":0.00098,"grad_norm":0.412,"tokens":491520,"tok_per_s":25412,"ms":161,"time":19.3}
-//   {"step":120,"val_loss":1.7512,"val_bits_per_byte":1.102,"tokens":491520,"time":19.9}
+//   {"step":120,"val_loss":1.7512,"val_bits_per_byte":1.102,"hellaswag":0.2955,"tokens":491520,"time":19.9}
 //   {"step":120,"sample":"..."}   {"step":120,"checkpoint":"..."}   {"step":120,"note":"..."}
 //
-// A validation may also carry "hellaswag", an accuracy. `time` is in seconds since the run began; pauses before a resume are left out.
+// `time` is in seconds since the run began; pauses before a resume are left out.
 //
 // A step counts the optimizer updates done: the first record is step 1, and a checkpoint of step k holds k updates.
-// A number that is not finite is written as null; one that is unknown (mfu, gemm_fraction, bits per byte) is left out.
+// A number that is not finite is written as null; one that is unknown (mfu, gemm_fraction, bits per byte, hellaswag) is left out.
 #pragma once
 
 #include <chrono>
@@ -37,7 +37,7 @@ struct ValidationRecord {
     double val_loss = 0;
     double bits_per_byte = -1;  // below 0: unknown
     int64_t tokens = 0;
-    double hellaswag = -1;  // accuracy; below 0: not measured
+    double hellaswag = -1;  // share of right answers (acc_norm); below 0: not scored
     double time = 0;        // as in a step
 };
 

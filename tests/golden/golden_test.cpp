@@ -1,141 +1,14 @@
 // Losses, all gradients and ten optimizer steps against an independent implementation (make_golden.py).
 #include <doctest/doctest.h>
 
-#include <cstdio>
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
-#include "src/checkpoint/safetensors.h"
-#include "tests/support/numeric.h"
+#include "tests/golden/golden_file.h"
 #include "tests/support/tiny_model.h"
 
 namespace traincu::test {
 
 namespace {
-
-// One golden file, read whole: the tests read types that the program's reader has no use for.
-struct Golden {
-    explicit Golden(const std::string& path) : file(path) {
-        bytes.resize(static_cast<size_t>(file.size()));
-        std::FILE* f = std::fopen(path.c_str(), "rb");
-        ENSURE(f && std::fread(bytes.data(), 1, bytes.size(), f) == bytes.size());
-        std::fclose(f);
-    }
-    bool has(const std::string& name) const { return file.find(name) != nullptr; }
-    template <class T>
-    std::vector<T> get(const std::string& name) const {
-        const StoredTensor* t = file.find(name);
-        if (!t) throw std::runtime_error("golden file lacks " + name);
-        ENSURE(t->bytes == t->numel() * static_cast<int64_t>(sizeof(T)));
-        std::vector<T> values(static_cast<size_t>(t->numel()));
-        std::memcpy(values.data(), bytes.data() + t->offset, static_cast<size_t>(t->bytes));
-        return values;
-    }
-    SafetensorsFile file;
-    std::vector<std::byte> bytes;
-};
-
-ModelConfig config_from(const nlohmann::json& j) {
-    ModelConfig c;
-    c.n_layer = j["n_layer"], c.n_head = j["n_head"], c.n_kv_head = j["n_kv_head"], c.d_model = j["d_model"], c.d_ff = j["d_ff"],
-    c.head_size = j["head_size"];
-    c.vocab_size = j["vocab_size"], c.max_seq_len = j["max_seq_len"], c.bias = j["bias"], c.qk_norm = j["qk_norm"],
-    c.tie_embeddings = j["tie_embeddings"];
-    c.rope_theta = j["rope_theta"], c.norm_eps = j["norm_eps"];
-    c.norm = j["norm"] == "rmsnorm" ? NormKind::rmsnorm : NormKind::layernorm;
-    c.position = j["position"] == "rope" ? PositionKind::rope : j["position"] == "none" ? PositionKind::none : PositionKind::learned;
-    c.mlp = j["mlp"] == "swiglu" ? MlpKind::swiglu : MlpKind::gelu;
-    return c;
-}
-
-// Where a row's values stand in a golden file, in the names of Hugging Face's models; several parts for packed rows. Written down here a
-// second time on purpose: the program's own table of names is not what it is checked with.
-struct Part {
-    std::string name;
-    int64_t row_begin, rows;
-    bool transposed;
-};
-
-std::vector<Part> golden_names(const ParamRow& row, const ModelConfig& c) {
-    const bool gpt2 = c.norm == NormKind::layernorm && c.mlp == MlpKind::gelu;
-    const std::string suffix = row.is_bias ? ".bias" : ".weight", layer = std::to_string(row.layer);
-    const int64_t n = row.is_vector() ? row.cols : row.used_rows;
-    if (gpt2) {
-        auto block = [&](const char* name, bool matrix) {
-            return std::vector<Part>{{"transformer.h." + layer + "." + name + suffix, 0, n, matrix && !row.is_bias}};
-        };
-        switch (row.kind) {
-            case ParamKind::token_embedding:
-                return {{"transformer.wte.weight", 0, n, false}};
-            case ParamKind::position_embedding:
-                return {{"transformer.wpe.weight", 0, n, false}};
-            case ParamKind::norm1:
-                return block("ln_1", false);
-            case ParamKind::norm2:
-                return block("ln_2", false);
-            case ParamKind::qkv:
-                return block("attn.c_attn", true);
-            case ParamKind::attention_out:
-                return block("attn.c_proj", true);
-            case ParamKind::fc:
-                return block("mlp.c_fc", true);
-            case ParamKind::mlp_out:
-                return block("mlp.c_proj", true);
-            case ParamKind::final_norm:
-                return {{"transformer.ln_f" + suffix, 0, n, false}};
-            default:
-                return {{"lm_head.weight", 0, n, false}};
-        }
-    }
-    const std::string prefix = "model.layers." + layer + ".";
-    auto block = [&](const char* name, int64_t begin, int64_t rows) { return Part{prefix + name + suffix, begin, rows, false}; };
-    switch (row.kind) {
-        case ParamKind::token_embedding:
-            return {{"model.embed_tokens.weight", 0, n, false}};
-        case ParamKind::norm1:
-            return {block("input_layernorm", 0, n)};
-        case ParamKind::norm2:
-            return {block("post_attention_layernorm", 0, n)};
-        case ParamKind::qkv:
-            return {block("self_attn.q_proj", 0, c.q_width()), block("self_attn.k_proj", c.q_width(), c.kv_width()),
-                    block("self_attn.v_proj", c.q_width() + c.kv_width(), c.kv_width())};
-        case ParamKind::q_norm:
-            return {block("self_attn.q_norm", 0, n)};
-        case ParamKind::k_norm:
-            return {block("self_attn.k_norm", 0, n)};
-        case ParamKind::attention_out:
-            return {block("self_attn.o_proj", 0, n)};
-        case ParamKind::fc:
-            return {block("mlp.gate_proj", 0, c.d_ff), block("mlp.up_proj", c.d_ff, c.d_ff)};
-        case ParamKind::mlp_out:
-            return {block("mlp.down_proj", 0, n)};
-        case ParamKind::final_norm:
-            return {{"model.norm.weight", 0, n, false}};
-        default:
-            return {{"lm_head.weight", 0, n, false}};
-    }
-}
-
-// Visits (golden value, index in the flat arena) of one row.
-void visit(const Golden& golden, const char* prefix, const ParamRow& row, const ModelConfig& c,
-           const std::function<void(double, int64_t)>& body) {
-    for (const Part& part : golden_names(row, c)) {
-        std::vector<float> values = golden.get<float>(prefix + part.name);
-        const int64_t cols = row.is_vector() ? 1 : row.cols;
-        REQUIRE(static_cast<int64_t>(values.size()) == part.rows * cols);
-        for (int64_t r = 0; r < part.rows; r++)
-            for (int64_t k = 0; k < cols; k++) {
-                int64_t from = part.transposed ? k * part.rows + r : r * cols + k;
-                body(values[static_cast<size_t>(from)], row.offset + (part.row_begin + r) * cols + k);
-            }
-    }
-}
-
-void load_weights(TinyModel& m, const Golden& golden) {
-    for (const ParamRow& row : m.store.table.rows)
-        visit(golden, "w.", row, m.store.config, [&](double value, int64_t at) { Pool::set(m.weights(), at, value); });
-}
 
 StepBatch batch_from(const Golden& golden) {
     StepBatch step;
@@ -184,7 +57,7 @@ TEST_SUITE("golden") {
             for (Dtype dtype : {Dtype::f64, Dtype::f32}) {
                 CAPTURE(name_of(dtype));
                 TinyModel m(s.config, dtype, batch.tokens, Recompute::none, s.z_loss);
-                load_weights(m, golden);
+                load_weights(m.store, golden);
                 double loss = m.loss_and_gradients(batch), expected = golden.get<double>("losses10")[0];
                 CHECK(loss == doctest::Approx(expected).epsilon(dtype == Dtype::f64 ? 1e-9 : 1e-6));
                 std::vector<double> losses = golden.get<double>("losses");
@@ -216,7 +89,7 @@ TEST_SUITE("golden") {
             for (Dtype dtype : {Dtype::f64, Dtype::f32}) {
                 CAPTURE(name_of(dtype));
                 TinyModel m(s.config, dtype, batch.tokens, Recompute::none, s.z_loss, s.hyper);
-                load_weights(m, golden);
+                load_weights(m.store, golden);
                 for (size_t step = 0; step < 10; step++) {
                     CAPTURE(step);
                     double norm = 0, loss = m.train_step(batch, s.lr, s.clip, &norm);

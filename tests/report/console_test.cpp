@@ -47,6 +47,7 @@ TEST_SUITE("console") {
     TEST_CASE("validation_line: exact") {
         CHECK(validation_line({120, 1.75124, 1.102, 491520}) == "step   120 | val loss 1.7512 | 1.1020 bits/byte | 491,520 tokens");
         CHECK(validation_line({5, 1.75126, -1, 0}) == "step     5 | val loss 1.7513");
+        CHECK(validation_line({5, 1.75126, -1, 10, 0.29546}) == "step     5 | val loss 1.7513 | hellaswag 29.55 % | 10 tokens");
     }
 
     TEST_CASE("numbers for people") {

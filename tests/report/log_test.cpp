@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "src/base/error.h"
+#include "src/report/curves.h"
 #include "src/report/log.h"
 #include "tests/support/files.h"
 
@@ -45,7 +46,8 @@ TEST_SUITE("log") {
             StepRecord r = step_record(1, 1.0 / 3);
             r.mfu = 0.41, r.skipped = "loss is not finite";
             log.step(r);
-            log.validation({1, 2.25, 1.125, 4096});
+            log.validation({1, 2.25, 1.125, 4096, 0.2955});
+            log.validation({2, 2.25});
             log.sample(1, "In the \"beginning\"\n\xFF\x00");
             log.checkpoint(1, "step_0000000001");
             log.note(1, "first");
@@ -59,9 +61,11 @@ TEST_SUITE("log") {
         CHECK(c.steps[0].gemm_fraction < 0);
         CHECK(c.steps[0].tokens == 4096);
         CHECK(c.steps[0].skipped == "loss is not finite");
-        REQUIRE(c.validations.size() == 1);
+        REQUIRE(c.validations.size() == 2);
         CHECK(c.validations[0].val_loss == 2.25);
         CHECK(c.validations[0].bits_per_byte == 1.125);
+        CHECK(c.validations[0].hellaswag == 0.2955);
+        CHECK(c.validations[1].hellaswag < 0);
         REQUIRE(c.samples.size() == 1);
         CHECK(c.samples[0].text == "In the \"beginning\"\n\xEF\xBF\xBD");
         CHECK(c.checkpoints.size() == 1);

@@ -41,7 +41,9 @@ import http.server, struct
 def shard(tokens, told): return struct.pack("<3i", 20240520, 1, told) + bytes(1012) + bytes(range(200)) * (tokens // 100)
 files = {"/fineweb10B/fineweb_val_000000.bin": shard(1000, 1000), "/fineweb10B/fineweb_train_000001.bin": shard(90000, 90000),
          "/fineweb10B/fineweb_train_000002.bin": shard(1000, 1100),
-         "/tinystories/TinyStoriesV2-GPT4-valid.txt": b"Once upon a time. " * 5000, "/tinystories/TinyStoriesV2-GPT4-train.txt": b"x" * 100}
+         "/tinystories/TinyStoriesV2-GPT4-valid.txt": b"Once upon a time. " * 5000, "/tinystories/TinyStoriesV2-GPT4-train.txt": b"x" * 100,
+         "/hellaswag/hellaswag_val.jsonl": b'{"ctx": "a", "endings": ["b", "c"], "label": 1}\n' * 30,
+         "/unlabelled/hellaswag/hellaswag_val.jsonl": b'{"ctx": "a", "endings": ["b", "c"]}\n' * 30}
 cut = {"/fineweb10B/fineweb_train_000001.bin", "/tinystories/TinyStoriesV2-GPT4-valid.txt"}
 norange = {"/tinystories/TinyStoriesV2-GPT4-valid.txt"}
 short = {"/tinystories/TinyStoriesV2-GPT4-train.txt": 150}
@@ -89,6 +91,13 @@ holds "get_corpus: a refused shard gets no shard's name" [ ! -e corpora/fineweb1
 get tinystories;                  expect "get_corpus: a file shorter than the server told is refused" 8 "ended after 100 of 150 bytes"
 holds "get_corpus: a short file gets no name" [ ! -e corpora/tinystories_train.txt ]
 holds "get_corpus: a server that cannot resume is begun anew" [ "$(wc -c < corpora/tinystories_valid.txt)" -eq 90000 ]
+
+get hellaswag;                    expect "get_corpus: hellaswag prints the next command" 0 "^./train tokenize --multiple-choice corpora/hellaswag_val.jsonl"
+holds "get_corpus: hellaswag has its questions" [ "$(grep -c label corpora/hellaswag_val.jsonl)" -eq 30 ]
+CORPUS_MIRROR=$CORPUS_MIRROR/unlabelled
+get hellaswag --out test;         expect "get_corpus: questions without labels are refused" 3 "0 of 30 lines have a label"
+holds "get_corpus: nor do they get the name" [ ! -e test_val.jsonl ]
+CORPUS_MIRROR=${CORPUS_MIRROR%/unlabelled}
 
 get tinyshakespeare;              expect "get_corpus: a missing address ends at once" 8 "answers 404"
 kill "$server"

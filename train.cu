@@ -47,7 +47,7 @@ struct Run {
     RunDirectory directory;
     std::optional<ModelOnDisk> start_model;  // --model
     std::unique_ptr<Loader> data, val_data;
-    std::unique_ptr<Tokenizer> tokenizer;  // null: not one of this program's, so no samples
+    std::unique_ptr<Tokenizer> tokenizer;  // null: neither the shards nor --model name one, so no samples
     std::unique_ptr<RunMemory> memory;     // weights, gradients, optimizer, and the models that train, validate and sample
     std::unique_ptr<Evaluator> evaluator;  // null without --val-data
     std::vector<ChoiceExample> hellaswag;  // --hellaswag
@@ -88,10 +88,13 @@ LoaderConfig loader_config(const Options& o, const std::string& patterns) {
 
 void open_data(Run& run) {
     Options& o = run.options;
+    if (o.from_scratch && o.model.empty())
+        throw Error(ExitCode::usage, "--from-scratch needs the --model whose shape it takes", "give --model too, or leave out both");
     if (!o.model.empty()) run.start_model = find_model(o.model), set_model_options(o, run.start_model->config);
     const ShardHeader header = Shard(expand_glob(o.data)[0]).header();
     if (o.vocab_size == 0) o.vocab_size = header.vocab_size;
     run.tokenizer = tokenizer_of_kind(header.tokenizer);
+    if (!run.tokenizer && run.start_model) run.tokenizer = usable_tokenizer(*run.start_model);
     resolve_batch(o);
     LoaderConfig config = loader_config(o, o.data);
     config.rows_per_step = o.total_batch_tokens / o.seq_len;
@@ -147,11 +150,11 @@ void restore(Run& run) {
                                        run.options.tensorboard);
     const Tensor flat = run.memory->weights.door.flat_weights();
     if (run.directory.resumes()) {
-        RunState state{0, 0, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get()};
+        RunState state{0, 0, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get(), run.tokenizer.get()};
         if (!restore_run_state(run.directory, state)) std::printf("the data changed: its order begins anew\n");
         run.step = state.step, run.tokens = state.tokens;
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
-    } else if (run.start_model) {
+    } else if (run.start_model && !run.options.from_scratch) {
         load_model(*run.start_model, run.memory->weights.table, flat);
         std::printf("weights from %s\n", run.options.model.c_str());
     } else {
@@ -163,8 +166,9 @@ void restore(Run& run) {
 
 // A checkpoint that cannot be written is worth a warning; three in a row end the run, and so does `required` (the last one).
 void save(Run& run, bool required) try {
-    const RunState state{run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get()};
-    const std::string path = save_run_state(run.io, run.directory, state, run.options, run.tokenizer ? run.tokenizer->name() : "");
+    const RunState state{run.step,        run.tokens,         run.data.get(), &run.memory->weights, &run.memory->optimizer,
+                         run.guard.get(), run.tokenizer.get()};
+    const std::string path = save_run_state(run.io, run.directory, state, run.options);
     std::printf("saved %s\n", path.c_str());
     run.log->checkpoint(run.step, path);
     if (run.options.keep > 0) retain_checkpoints(run.io, run.directory.path, static_cast<int>(run.options.keep));
@@ -284,7 +288,7 @@ const char* examples =
     "  ./train tokenize book.txt --out corpora/book                                     text to token shards\n"
     "  ./train --preset demo --data 'corpora/book_train_*.bin' --out runs/book          shards to a model\n"
     "  ./train generate --model runs/book --prompt 'Once upon a time'                   a model to text\n\n"
-    "make demo does all three on real text. ./train --help lists every option; other commands: eval, inspect, report.\n";
+    "make demo does all three on real text. ./train --help lists every option; other commands: eval, export, inspect, report.\n";
 
 int run_command(int argc, char** argv) {
     if (argc < 2) return std::fputs(examples, stdout), 0;
@@ -293,11 +297,12 @@ int run_command(int argc, char** argv) {
     if (command == "tokenize") return tokenize_command(argc - 2, argv + 2);
     if (command == "generate") return generate_command(argc - 2, argv + 2);
     if (command == "eval") return eval_command(argc - 2, argv + 2);
+    if (command == "export") return export_command(argc - 2, argv + 2);
     if (command == "inspect") return inspect_command(argc - 2, argv + 2);
     if (command == "report") return report_command(argc - 2, argv + 2);
     if (command[0] != '-')
         throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
-                    "the commands are tokenize, generate, eval, inspect, report; without one, ./train trains");
+                    "the commands are tokenize, generate, eval, export, inspect, report; without one, ./train trains");
     return train_command(argc, argv);
 }
 

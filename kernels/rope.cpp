@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numbers>
+#include <tuple>
 #include <vector>
 
 namespace traincu {
@@ -14,20 +16,23 @@ namespace {
 template <class T>
 using Angles = std::shared_ptr<const std::vector<T>>;
 
-// Row p of the table (positions,HS): the cosines of p * theta^(-2i/HS) for i < HS/2, then the sines. Every layer of every step needs the
-// same numbers, so they are computed once per process and kept; the table doubles when a later position is asked for.
+// Row p of the table (positions,HS): the cosines of p * f_i for i < HS/2, then the sines. Every layer of every step needs the same
+// numbers, so they are computed once per process and kept, by all that the frequencies depend on; the table doubles when a later
+// position is asked for.
 template <class T>
-Angles<T> angles_until(int64_t positions, int64_t HS, double theta) {
+Angles<T> angles_until(int64_t positions, const RopeParams& params) {
     static std::mutex mutex;
-    static std::map<std::pair<int64_t, double>, Angles<T>> tables;
+    static std::map<std::tuple<int64_t, double, double, double, double, int64_t>, Angles<T>> tables;
     std::lock_guard lock(mutex);
-    Angles<T>& table = tables[{HS, theta}];
+    const int64_t HS = params.head_size;
+    const RopeScaling& s = params.scaling;
+    Angles<T>& table = tables[{HS, params.theta, s.factor, s.low_freq_factor, s.high_freq_factor, s.original_max_position}];
     const int64_t half = HS / 2, have = table ? static_cast<int64_t>(table->size()) / HS : 0;
     if (positions > have) {
         std::vector<T> grown(static_cast<size_t>(std::max(positions, 2 * have) * HS));
         if (table) std::copy(table->begin(), table->end(), grown.begin());
         for (int64_t i = 0; i < half; i++) {
-            const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(HS));
+            const double frequency = rope_frequency(i, HS, params.theta, s);
             for (int64_t p = have; p < static_cast<int64_t>(grown.size()) / HS; p++) {
                 const double angle = static_cast<double>(p) * frequency;
                 grown[static_cast<size_t>(p * HS + i)] = static_cast<T>(std::cos(angle));
@@ -44,7 +49,7 @@ Angles<T> angles_for(const Tensor& positions, const RopeParams& params) {
     const int32_t* p = positions.as<int32_t>();
     const auto [lowest, highest] = std::minmax_element(p, p + positions.rows());
     ENSURE(*lowest >= 0);
-    return angles_until<T>(*highest + 1, params.head_size, params.theta);
+    return angles_until<T>(*highest + 1, params);
 }
 
 // One head (HS) by the angles of its position; sign = -1 turns back. to = from is allowed.
@@ -176,6 +181,16 @@ void check_rope(const Tensor& qk, const Tensor& qkv, const Tensor& rstd, const T
 
 }  // namespace
 }  // namespace cpu
+
+double rope_frequency(int64_t i, int64_t head_size, double theta, const RopeScaling& s) {
+    const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_size));
+    if (s.factor == 1) return frequency;
+    const double waves = static_cast<double>(s.original_max_position) * frequency / (2 * std::numbers::pi);  // r above
+    if (waves > s.high_freq_factor) return frequency;
+    if (waves < s.low_freq_factor) return frequency / s.factor;
+    const double keep = (waves - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+    return keep * frequency + (1 - keep) * frequency / s.factor;
+}
 
 void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, const RopeParams& params,
                           Stream& stream) {

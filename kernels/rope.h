@@ -1,9 +1,15 @@
 // QK-norm and rotary positions: what happens to queries and keys between the QKV projection and attention.
 //
 //   QK-norm (Henry et al. 2020; per head as in Qwen3):  x <- x / sqrt(average(x^2) + eps) * weight     over the HS elements of a head
-//   RoPE (Su et al. 2021), at position p, i < HS/2, angle a = p * theta^(-2i/HS):
+//   RoPE (Su et al. 2021), at position p, i < HS/2, angle a = p * f_i, frequency f_i = theta^(-2i/HS):
 //       out[i]        = x[i] cos a - x[i+HS/2] sin a
 //       out[i+HS/2]   = x[i+HS/2] cos a + x[i] sin a        (pairs half a head apart, the convention of Llama and Qwen checkpoints)
+//
+//   Scaled for long contexts (Llama 3.1, Dubey et al. 2024) by {factor, low, high, original}: a wave of length w = 2 pi / f_i fits
+//   r = original / w times into the context of the pretraining.
+//       r > high:  f_i stays                    short waves, seen often enough
+//       r < low:   f_i / factor                 long waves, stretched to the new context
+//       between:   s f_i + (1-s) f_i / factor,  s = (r - low) / (high - low)
 //
 // Shapes: qkv (T,(NH+2*NKV)*HS), query heads first, then key heads, then value heads; values are not touched.
 // qk (T,(NH+NKV)*HS): the result for queries and keys. Without QK-norm, qk may be (and in the model is) the first columns of qkv
@@ -18,6 +24,7 @@
 #pragma once
 
 #include "src/base/tensor.h"
+#include "src/config/model_config.h"
 #include "src/device/stream.h"
 
 namespace traincu {
@@ -26,7 +33,11 @@ struct RopeParams {
     int64_t n_head = 0, n_kv_head = 0, head_size = 0;
     double theta = 0;  // base of the wavelengths; 0 = no rotation
     double eps = 0;    // of the QK-norm
+    RopeScaling scaling = {};
 };
+
+// f_i, radians per position, of pair i < head_size/2.
+double rope_frequency(int64_t i, int64_t head_size, double theta, const RopeScaling& scaling);
 
 void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, const RopeParams& params,
                           Stream& stream);

@@ -56,6 +56,13 @@ struct DtypeOf<int32_t> {
 // bf16 is the upper half of an fp32: widening is exact.
 inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
+// Rounded to the nearest, to the even one of two. A large value may become infinite; NaN stays NaN.
+inline uint16_t float_to_bf16(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) return static_cast<uint16_t>(bits >> 16 | ((bits & 0x007F0000) ? 0 : 1));
+    return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 // Calls body(float{}) or body(double{}): the CPU's two compute types.
 template <class Body>
 void dispatch_real(Dtype dtype, Body&& body) {

@@ -70,7 +70,7 @@ FileWriter::FileWriter(Io& io, std::string path, int64_t bytes)
     : io_(io), path_(std::move(path)), announced_(bytes), fd_(io.open_new(CrashPoint::open_r, path_)) {
     block_.resize(static_cast<size_t>(std::min(bytes, digest_block)));
     try {
-        io_.allocate(CrashPoint::fallocate_r, fd_, path_, bytes);  // a full disk shows here, before anything is written
+        if (bytes > 0) io_.allocate(CrashPoint::fallocate_r, fd_, path_, bytes);  // a full disk shows here, before anything is written
     } catch (...) {
         io_.close(CrashPoint::close_r, fd_, path_);
         throw;
@@ -166,13 +166,24 @@ static void remove_folder(Io& io, const std::string& path) {
     io.remove_dir(CrashPoint::unlink, path);
 }
 
-static void commit_once(Io& io, const std::string& run_dir, int64_t step, const std::vector<CheckpointFile>& files, ordered_json manifest) {
-    const std::string final = run_dir + "/" + checkpoint_name(step);
-    const std::string temp = run_dir + "/.tmp_" + checkpoint_name(step) + "_" + nonce();
+CheckpointFile text_file(std::string name, const std::string& text) {
+    const int64_t bytes = static_cast<int64_t>(text.size());
+    return {std::move(name), bytes, [&text, bytes](FileWriter& file) { file.append(text.data(), bytes); }};
+}
+
+static Error already_there(const std::string& path) {
+    return Error(ExitCode::io, path + " is there already", "choose another name").file(path);
+}
+
+// `last` writes what must come after the files, from their digests.
+static void write_folder(Io& io, const std::string& parent, const std::string& name, const std::vector<CheckpointFile>& files, bool replace,
+                         const std::function<void(const std::string& folder, ordered_json digests)>& last) {
+    const std::string final = parent + "/" + name;
+    const std::string temp = parent + "/.tmp_" + name + "_" + nonce();
     bool replaced = false;
     try {
         io.make_dir(CrashPoint::mkdir_tmp, temp);
-        io.sync_dir(CrashPoint::fsync_parent1, run_dir);
+        io.sync_dir(CrashPoint::fsync_parent1, parent);
         std::vector<std::unique_ptr<FileWriter>> writers;  // all space is reserved before the first byte is written
         for (const CheckpointFile& file : files) writers.push_back(std::make_unique<FileWriter>(io, temp + "/" + file.name, file.bytes));
         ordered_json digests = ordered_json::array();
@@ -180,14 +191,14 @@ static void commit_once(Io& io, const std::string& run_dir, int64_t step, const 
             files[i].write(*writers[i]);
             digests.push_back(digest_json(files[i].name, writers[i]->finish()));
         }
-        manifest["files"] = std::move(digests);
-        write_manifest(io, temp + "/manifest.json", seal(manifest));
+        last(temp, std::move(digests));
         io.sync_dir(CrashPoint::fsync_tmp, temp);
         if (!io.rename_new(CrashPoint::rename, temp, final)) {
+            if (!replace) throw already_there(final);
             io.exchange(CrashPoint::rename, temp, final);
             replaced = true;
         }
-        io.sync_dir(CrashPoint::fsync_parent2, run_dir);
+        io.sync_dir(CrashPoint::fsync_parent2, parent);
     } catch (...) {
         // If the exchange may not last, the temporary name holds the older checkpoint: it stays until the next start.
         if (!replaced) try {
@@ -200,6 +211,41 @@ static void commit_once(Io& io, const std::string& run_dir, int64_t step, const 
             remove_folder(io, temp);
         } catch (const Error&) {  // the commit stands; the next start clears this
         }
+}
+
+void commit_folder(Io& io, const std::string& parent, const std::string& name, const std::vector<CheckpointFile>& files, bool replace) {
+    write_folder(io, parent, name, files, replace, [](const std::string&, const ordered_json&) {});
+}
+
+void commit_file(Io& io, const std::string& parent, const std::string& name, int64_t bytes, bool replace,
+                 const std::function<void(FileWriter&)>& write) {
+    const std::string final = parent + "/" + name, temp = parent + "/.tmp_" + name + "_" + nonce();
+    try {
+        {
+            FileWriter file(io, temp, bytes);
+            write(file);
+            file.finish();
+        }
+        if (!io.rename_new(CrashPoint::rename, temp, final)) {
+            if (!replace) throw already_there(final);
+            io.exchange(CrashPoint::rename, temp, final);
+            io.remove_file(CrashPoint::unlink, temp);
+        }
+        io.sync_dir(CrashPoint::fsync_parent2, parent);
+    } catch (...) {
+        try {
+            io.remove_file(CrashPoint::unlink, temp);
+        } catch (const Error&) {  // not there, or the first failure is the one to report
+        }
+        throw;
+    }
+}
+
+static void commit_once(Io& io, const std::string& run_dir, int64_t step, const std::vector<CheckpointFile>& files, ordered_json manifest) {
+    write_folder(io, run_dir, checkpoint_name(step), files, true, [&](const std::string& folder, ordered_json digests) {
+        manifest["files"] = std::move(digests);
+        write_manifest(io, folder + "/manifest.json", seal(manifest));
+    });
 }
 
 std::string commit_checkpoint(Io& io, const std::string& run_dir, int64_t step, const std::vector<CheckpointFile>& files,

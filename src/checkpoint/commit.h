@@ -45,6 +45,16 @@ struct CheckpointFile {
     std::function<void(FileWriter&)> write;  // may be called twice: a failed attempt is repeated into new files
 };
 
+CheckpointFile text_file(std::string name, const std::string& text);  // refers to the text
+
+// Writes `files` as the folder parent/name: under a temporary name, synced, and then renamed, so that it is there whole or not at all.
+// An older folder of that name is exchanged for it and removed if `replace`; else Error(io).
+void commit_folder(Io& io, const std::string& parent, const std::string& name, const std::vector<CheckpointFile>& files, bool replace);
+
+// The same for one file.
+void commit_file(Io& io, const std::string& parent, const std::string& name, int64_t bytes, bool replace,
+                 const std::function<void(FileWriter&)>& write);
+
 // Writes `files` and manifest.json (`manifest` plus the files' digests and its own hash) as run_dir/step_<step>, and returns that
 // path once it is on disk under this name. A failure is retried once; then Error(io), nothing left behind, and no other
 // checkpoint touched. An older checkpoint of the same step (the run came by again) is replaced in one rename.

@@ -1,10 +1,10 @@
 #include "src/checkpoint/formats.h"
 
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
-#include "src/checkpoint/huggingface.h"
-#include "src/checkpoint/llmc.h"
 #include "src/checkpoint/state.h"
 
 namespace traincu {
@@ -19,11 +19,19 @@ bool is_llmc_model(const std::string& file) {
     return static_cast<bool>(std::ifstream(file, std::ios::binary).read(reinterpret_cast<char*>(&magic), 4)) && magic == llmc_model_magic;
 }
 
+static std::string tokenizer_beside(const std::string& weights) {
+    std::error_code error;
+    const fs::path path = fs::path(weights).parent_path() / "tokenizer.json";
+    return fs::exists(path, error) ? path.string() : "";
+}
+
 static ModelOnDisk found_checkpoint(const FoundCheckpoint& found) {
     auto meta = found.manifest.find("meta");
+    const std::string weights = found.path + "/model.safetensors";
     return {ModelFormat::checkpoint,
-            found.path + "/model.safetensors",
+            weights,
             found.path,
+            tokenizer_beside(weights),
             found.step,
             config_of_checkpoint(found),
             meta != found.manifest.end() && meta->is_object() ? *meta : ordered_json::object()};
@@ -35,8 +43,8 @@ static ModelOnDisk found_safetensors(const std::string& weights) {
         throw Error(ExitCode::checkpoint, "there is no config.json beside " + weights, "put the model's config.json into the same folder")
             .file(config_path);
     ModelConfig config = read_config_json(config_path);
-    check_tensors(SafetensorsFile(weights), exported_tensors(config, make_param_table(config)));
-    return {ModelFormat::safetensors, weights, "", -1, config, ordered_json::object()};
+    HuggingfaceWeights(weights, config, make_param_table(config));  // every name, shape and type
+    return {ModelFormat::safetensors, weights, "", tokenizer_beside(weights), -1, config, ordered_json::object()};
 }
 
 static ModelOnDisk newest_in_run(const std::string& run_dir) {
@@ -53,28 +61,64 @@ ModelOnDisk find_model(const std::string& path) {
     const fs::path place(path);
     if (!fs::exists(place, error))
         throw Error(ExitCode::usage, "there is no model at " + path,
-                    "give a run's folder, a checkpoint's folder, a model.safetensors or an llm.c .bin")
+                    "give a run's folder, a checkpoint's folder, a folder from Hugging Face or an llm.c .bin")
             .file(path);
     if (!fs::is_directory(place, error)) {
-        if (is_llmc_model(path)) return {ModelFormat::llmc, path, "", -1, open_llmc_model(path).config, ordered_json::object()};
+        if (is_llmc_model(path)) return {ModelFormat::llmc, path, "", "", -1, open_llmc_model(path).config, ordered_json::object()};
         return found_safetensors(path);
     }
     if (fs::exists(place / "manifest.json", error)) return found_checkpoint(open_checkpoint(path));
     if (!checkpoint_steps(path).empty()) return newest_in_run(path);
-    if (fs::exists(place / "model.safetensors", error)) return found_safetensors((place / "model.safetensors").string());
+    for (const char* name : {"model.safetensors", "model.safetensors.index.json"})
+        if (fs::exists(place / name, error)) return found_safetensors((place / name).string());
+    for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json"})
+        if (fs::exists(place / name, error))
+            throw Error(ExitCode::checkpoint,
+                        "the folder " + path + " holds its weights as " + name + ", a pickle that could run any program",
+                        "convert it in Python: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) writes safetensors")
+                .file((place / name).string());
     throw Error(ExitCode::checkpoint, "the folder " + path + " holds no checkpoint and no model.safetensors",
                 "give a run's folder after its first checkpoint, or the checkpoint itself")
         .file(path);
 }
 
+std::unique_ptr<Tokenizer> tokenizer_of_model(const ModelOnDisk& model) {
+    if (!model.tokenizer.empty()) return open_tokenizer(model.tokenizer);
+    const auto name = model.meta.find("tokenizer");
+    const bool named = name != model.meta.end() && name->is_string() && *name != "";
+    return named ? open_tokenizer(name->get<std::string>()) : nullptr;
+}
+
 void load_model(const ModelOnDisk& model, const ParamTable& table, Tensor params) {
-    if (model.format == ModelFormat::llmc) return read_llmc_weights(open_llmc_model(model.weights), table, params);
-    read_weights(SafetensorsFile(model.weights), model.config, table, params);
+    ENSURE(params.is({table.flat_size}) && params.contiguous());
+    const ModelSource source(model, table);
+    std::memset(params.data, 0, static_cast<size_t>(params.bytes()));  // the gaps between rows, too
+    for (size_t row = 0; row < table.rows.size(); row++) source.read_row(row, params.as<float>() + table.rows[row].offset);
+}
+
+ModelSource::ModelSource(const ModelOnDisk& model, const ParamTable& table) : table_(table) {
+    if (model.format == ModelFormat::llmc)
+        llmc_.emplace(open_llmc_model(model.weights));
+    else
+        huggingface_.emplace(model.weights, model.config, table);
+}
+
+void ModelSource::read_row(size_t row, float* out) const {
+    if (llmc_)
+        read_llmc_row(*llmc_, table_.rows[row], out);
+    else
+        huggingface_->read_row(row, out);
+}
+
+StoredType ModelSource::type_of(const std::string& exported_name) const {
+    if (llmc_) return llmc_->dtype == Dtype::f32 ? StoredType::F32 : StoredType::BF16;
+    return huggingface_->type_of(exported_name);
 }
 
 int64_t ModelOnDisk::trained_context() const {
     const auto options = meta.find("options");
-    return options != meta.end() && options->is_object() ? options->value("seq-len", config.max_seq_len) : config.max_seq_len;
+    const int64_t positions = std::min<int64_t>(config.max_seq_len, 2048);
+    return options != meta.end() && options->is_object() ? options->value("seq-len", positions) : positions;
 }
 
 }  // namespace traincu

@@ -2,22 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 namespace traincu {
 
 using nlohmann::ordered_json;
 
 // ----------------------------------------------------------------------------------------------------------------------
-// families and names
-
-std::string family_of(const ModelConfig& c) {
-    if (c.norm == NormKind::layernorm && c.position == PositionKind::learned && c.mlp == MlpKind::gelu && c.bias && !c.qk_norm &&
-        c.n_kv_head == c.n_head && c.q_width() == c.d_model)
-        return "gpt2";
-    if (c.norm == NormKind::rmsnorm && c.position == PositionKind::rope && c.mlp == MlpKind::swiglu && !c.bias)
-        return c.qk_norm ? "qwen3" : "llama";
-    return "traincu";
-}
+// names
 
 static std::string gpt2_name(const ParamRow& row) {
     const char* name = nullptr;
@@ -124,169 +116,19 @@ std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const Pa
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
-// config.json
-
-static const char* name_of(NormKind kind) { return kind == NormKind::layernorm ? "layernorm" : "rmsnorm"; }
-static const char* name_of(PositionKind kind) {
-    return kind == PositionKind::learned ? "learned" : kind == PositionKind::rope ? "rope" : "none";
-}
-static const char* name_of(MlpKind kind) { return kind == MlpKind::gelu ? "gelu" : "swiglu"; }
-
-ordered_json config_fields(const ModelConfig& c) {
-    return {{"n_layer", c.n_layer},
-            {"n_head", c.n_head},
-            {"n_kv_head", c.n_kv_head},
-            {"d_model", c.d_model},
-            {"d_ff", c.d_ff},
-            {"head_size", c.head_size},
-            {"vocab_size", c.vocab_size},
-            {"max_seq_len", c.max_seq_len},
-            {"norm", name_of(c.norm)},
-            {"position", name_of(c.position)},
-            {"mlp", name_of(c.mlp)},
-            {"bias", c.bias},
-            {"qk_norm", c.qk_norm},
-            {"tie_embeddings", c.tie_embeddings},
-            {"rope_theta", c.rope_theta},
-            {"norm_eps", c.norm_eps}};
-}
-
-namespace {
-
-// Takes fields out of an untrusted object, with their types and ranges checked.
-class FieldReader {
-public:
-    FieldReader(const ordered_json& fields, const std::string& file) : fields_(fields), file_(file) {}
-
-    void integer(const char* name, int64_t& value, int64_t largest) const {
-        const ordered_json& field = at(name);
-        if (!field.is_number_integer() || field < 1 || field > largest)
-            refuse(format("%s must be a whole number from 1 to %lld", name, static_cast<long long>(largest)));
-        value = field.get<int64_t>();
-    }
-    void real(const char* name, double& value) const {
-        if (!at(name).is_number()) refuse(format("%s must be a number", name));
-        value = at(name).get<double>();
-    }
-    void flag(const char* name, bool& value) const {
-        if (!at(name).is_boolean()) refuse(format("%s must be true or false", name));
-        value = at(name).get<bool>();
-    }
-    template <class Kind>
-    void choice(const char* name, Kind& value, std::initializer_list<Kind> choices) const {
-        for (Kind kind : choices)
-            if (at(name) == name_of(kind)) return void(value = kind);
-        refuse(format("%s has a value that this program does not know", name));
-    }
-    [[noreturn]] void refuse(const std::string& what) const {
-        throw Error(ExitCode::checkpoint, format("%s: %s", file_.c_str(), what.c_str()),
-                    "this describes no model of this program; was the file edited?")
-            .file(file_);
-    }
-
-private:
-    const ordered_json& at(const char* name) const {
-        auto found = fields_.find(name);
-        if (found == fields_.end()) refuse(format("the field %s is missing", name));
-        return *found;
-    }
-    const ordered_json& fields_;
-    const std::string& file_;
-};
-
-}  // namespace
-
-ModelConfig config_from_fields(const ordered_json& fields, const std::string& file) {
-    FieldReader reader(fields, file);
-    if (!fields.is_object()) reader.refuse("the model's fields are no object");
-    ModelConfig c;
-    // The bounds keep every product below 2^63; no model comes near them.
-    reader.integer("n_layer", c.n_layer, 10'000), reader.integer("n_head", c.n_head, 65'536),
-        reader.integer("n_kv_head", c.n_kv_head, 65'536);
-    reader.integer("d_model", c.d_model, 1 << 20), reader.integer("d_ff", c.d_ff, 1 << 22),
-        reader.integer("head_size", c.head_size, 1 << 14);
-    reader.integer("vocab_size", c.vocab_size, 1 << 28), reader.integer("max_seq_len", c.max_seq_len, 1 << 28);
-    reader.choice("norm", c.norm, {NormKind::layernorm, NormKind::rmsnorm});
-    reader.choice("position", c.position, {PositionKind::learned, PositionKind::rope, PositionKind::none});
-    reader.choice("mlp", c.mlp, {MlpKind::gelu, MlpKind::swiglu});
-    reader.flag("bias", c.bias), reader.flag("qk_norm", c.qk_norm), reader.flag("tie_embeddings", c.tie_embeddings);
-    reader.real("rope_theta", c.rope_theta), reader.real("norm_eps", c.norm_eps);
-    if (c.q_width() > 1 << 24) reader.refuse("n_head x head_size is beyond 2^24");
-    try {
-        c.check();
-    } catch (const Error& error) {
-        reader.refuse(error.what());
-    }
-    return c;
-}
-
-ordered_json huggingface_config(const ModelConfig& c, const ordered_json& meta) {
-    const std::string family = family_of(c);
-    ordered_json j;
-    j["architectures"] = {family == "gpt2"    ? "GPT2LMHeadModel"
-                          : family == "llama" ? "LlamaForCausalLM"
-                          : family == "qwen3" ? "Qwen3ForCausalLM"
-                                              : "TrainCuForCausalLM"};
-    j["model_type"] = family;
-    j["vocab_size"] = c.vocab_size;
-    if (family == "gpt2") {
-        j["n_layer"] = c.n_layer, j["n_head"] = c.n_head, j["n_embd"] = c.d_model, j["n_inner"] = c.d_ff, j["n_positions"] = c.max_seq_len;
-        j["activation_function"] = "gelu_new", j["layer_norm_epsilon"] = c.norm_eps;
-        j["resid_pdrop"] = 0.0, j["embd_pdrop"] = 0.0, j["attn_pdrop"] = 0.0;  // this program trains without dropout
-    } else {
-        j["num_hidden_layers"] = c.n_layer, j["num_attention_heads"] = c.n_head, j["num_key_value_heads"] = c.n_kv_head;
-        j["hidden_size"] = c.d_model, j["intermediate_size"] = c.d_ff, j["head_dim"] = c.head_size,
-        j["max_position_embeddings"] = c.max_seq_len;
-        j["hidden_act"] = c.mlp == MlpKind::swiglu ? "silu" : "gelu_new";
-        j["rms_norm_eps"] = c.norm_eps, j["rope_theta"] = c.rope_theta, j["attention_bias"] = c.bias, j["mlp_bias"] = c.bias;
-        j["attention_dropout"] = 0.0;
-    }
-    j["tie_word_embeddings"] = c.tie_embeddings;
-    j["torch_dtype"] = "float32";
-    for (const char* id : {"bos_token_id", "eos_token_id"}) j[id] = meta.is_object() && meta.contains(id) ? meta[id] : ordered_json();
-    j["traincu"] = config_fields(c);
-    return j;
-}
-
-ordered_json read_json_object(const std::string& path) {
-    InputFile file(path);
-    auto refuse = [&](const char* what) {
-        throw Error(ExitCode::checkpoint, format("%s %s", path.c_str(), what), "the file is damaged or of another kind: copy it again")
-            .file(path);
-    };
-    if (file.size() > 1 << 20) refuse("is too large for a model's config.json");
-    std::string text(static_cast<size_t>(file.size()), '\0');
-    file.read(text.data(), file.size(), 0);
-    ordered_json object = ordered_json::parse(text, nullptr, false);
-    const bool cut = text.find('\0') != std::string::npos;  // the parser takes a NUL byte for the end
-    if (!object.is_object() || cut) refuse("is not a JSON object");
-    return object;
-}
-
-ModelConfig read_config_json(const std::string& path) {
-    ordered_json object = read_json_object(path);
-    auto ours = object.find("traincu");
-    if (ours == object.end())
-        throw Error(ExitCode::checkpoint, path + " has no \"traincu\" section: it was not written by this program",
-                    "this version loads its own checkpoints and llm.c's .bin models")
-            .file(path);
-    return config_from_fields(*ours, path);
-}
-
-// ----------------------------------------------------------------------------------------------------------------------
 // values
 
 constexpr int64_t piece_values = int64_t{1} << 20;  // values held at a time, unless one stored row has more
 
-// A tensor as a stored matrix of `rows` x `cols`, and the slice's first value in the arena. A vector is one column.
+// A tensor as a stored matrix of `rows` x `cols`, and the slice's first value in its row. A vector is one column.
 struct StoredMatrix {
     int64_t rows, cols, begin;
     int64_t rows_per_piece() const { return std::max<int64_t>(1, piece_values / cols); }
 };
 
 static StoredMatrix stored_matrix(const ExportedTensor& tensor, const ParamRow& row) {
-    if (row.is_vector()) return {tensor.slice.row_count, 1, row.offset + tensor.slice.row_begin};
-    return {tensor.shape[0], tensor.shape[1], row.offset + tensor.slice.row_begin * row.cols};
+    if (row.is_vector()) return {tensor.slice.row_count, 1, tensor.slice.row_begin};
+    return {tensor.shape[0], tensor.shape[1], tensor.slice.row_begin * row.cols};
 }
 
 // Calls move(i, j) for i < rows, j < cols in small squares, so that neither side of a transposition strides through memory alone.
@@ -299,61 +141,134 @@ static void in_squares(int64_t rows, int64_t cols, Move&& move) {
                 for (int64_t j = j0; j < std::min(j0 + side, cols); j++) move(i, j);
 }
 
-void export_values(const ExportedTensor& tensor, const ParamRow& row, const Tensor& params,
+void export_values(const ExportedTensor& tensor, const ParamRow& row, const float* row_values,
                    const std::function<void(const float*, int64_t)>& sink) {
     const StoredMatrix m = stored_matrix(tensor, row);
-    const float* from = params.as<float>() + m.begin;
-    if (!tensor.transposed) return sink(from, m.rows * m.cols);
+    const float* from = row_values + m.begin;
     std::vector<float> piece;
     for (int64_t first = 0; first < m.rows; first += m.rows_per_piece()) {
         int64_t count = std::min(m.rows_per_piece(), m.rows - first);
+        if (!tensor.transposed) {
+            sink(from + first * m.cols, count * m.cols);
+            continue;
+        }
         piece.resize(static_cast<size_t>(count * m.cols));
         in_squares(count, m.cols, [&](int64_t i, int64_t j) { piece[static_cast<size_t>(i * m.cols + j)] = from[j * m.rows + first + i]; });
         sink(piece.data(), count * m.cols);
     }
 }
 
-static void import_values(const SafetensorsFile& file, const StoredTensor& stored, const ExportedTensor& tensor, const ParamRow& row,
-                          const Tensor& params) {
+static void import_values(const WeightFiles::Place& place, const ExportedTensor& tensor, const ParamRow& row, float* row_values) {
     const StoredMatrix m = stored_matrix(tensor, row);
-    float* to = params.as<float>() + m.begin;
-    if (!tensor.transposed) return file.read_f32(stored, 0, m.rows * m.cols, to);
+    float* to = row_values + m.begin;
+    if (!tensor.transposed) return place.file->read_f32(*place.tensor, 0, m.rows * m.cols, to);
     std::vector<float> piece;
     for (int64_t first = 0; first < m.rows; first += m.rows_per_piece()) {
         int64_t count = std::min(m.rows_per_piece(), m.rows - first);
         piece.resize(static_cast<size_t>(count * m.cols));
-        file.read_f32(stored, first * m.cols, count * m.cols, piece.data());
+        place.file->read_f32(*place.tensor, first * m.cols, count * m.cols, piece.data());
         in_squares(count, m.cols, [&](int64_t i, int64_t j) { to[j * m.rows + first + i] = piece[static_cast<size_t>(i * m.cols + j)]; });
     }
 }
 
-void check_tensors(const SafetensorsFile& file, const std::vector<ExportedTensor>& tensors) {
-    auto refuse = [&](const std::string& what) {
-        throw Error(ExitCode::checkpoint, file.path() + ": " + what, "the weights and the config.json beside them are not of one model")
-            .file(file.path());
-    };
-    for (const ExportedTensor& tensor : tensors) {
-        const StoredTensor* stored = file.find(tensor.name);
-        if (!stored) refuse("the tensor " + tensor.name + " is missing");
-        if (stored->shape != tensor.shape)
-            refuse("the tensor " + tensor.name + " has shape " + shape_text(stored->shape) + ", the model needs " +
-                   shape_text(tensor.shape));
-        if (stored->type != StoredType::F32 && stored->type != StoredType::BF16 && stored->type != StoredType::F16)
-            refuse("the tensor " + tensor.name + " has dtype " + name_of(stored->type) + "; weights are F32, BF16 or F16");
-    }
-    if (file.tensors().size() == tensors.size()) return;
-    for (const StoredTensor& stored : file.tensors())
-        if (std::none_of(tensors.begin(), tensors.end(), [&](const ExportedTensor& tensor) { return tensor.name == stored.name; }))
-            refuse("the tensor " + stored.name + " belongs to no parameter of the model");
+// ----------------------------------------------------------------------------------------------------------------------
+// reading
+
+// Constants that older versions of transformers stored among the weights.
+static bool is_constant(const std::string& name) {
+    return name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") || name.ends_with("rotary_emb.inv_freq");
 }
 
-void read_weights(const SafetensorsFile& file, const ModelConfig& config, const ParamTable& table, const Tensor& params) {
-    ENSURE(params.is({table.flat_size}) && params.contiguous());
-    const std::vector<ExportedTensor> tensors = exported_tensors(config, table);
-    check_tensors(file, tensors);
-    std::memset(params.data, 0, static_cast<size_t>(params.bytes()));
-    for (const ExportedTensor& tensor : tensors)
-        import_values(file, *file.find(tensor.name), tensor, table.rows[static_cast<size_t>(tensor.row)], params);
+HuggingfaceWeights::HuggingfaceWeights(const std::string& path, const ModelConfig& config, const ParamTable& table)
+    : files_(path), table_(table) {
+    auto refuse = [](const std::string& file, const std::string& what) {
+        throw Error(ExitCode::checkpoint, file + ": " + what, "the weights and the config.json beside them are not of one model")
+            .file(file);
+    };
+    const std::string prefix = "transformer.";
+    const bool bare = family_of(config) == "gpt2" && files_.find("wte.weight");
+    std::set<std::string> known;
+    for (ExportedTensor& tensor : exported_tensors(config, table)) {
+        const std::string stored_name = bare && tensor.name.starts_with(prefix) ? tensor.name.substr(prefix.size()) : tensor.name;
+        const WeightFiles::Place place = files_.find(stored_name);
+        if (!place) refuse(files_.path(), "the tensor " + stored_name + " is missing");
+        if (place.tensor->shape != tensor.shape)
+            refuse(place.file->path(), "the tensor " + stored_name + " has shape " + shape_text(place.tensor->shape) +
+                                           ", the model needs " + shape_text(tensor.shape));
+        const StoredType type = place.tensor->type;
+        if (type != StoredType::F32 && type != StoredType::BF16 && type != StoredType::F16)
+            refuse(place.file->path(), "the tensor " + stored_name + " has dtype " + name_of(type) + "; weights are F32, BF16 or F16");
+        known.insert(stored_name);
+        tensors_.push_back({std::move(tensor), place});
+    }
+    if (config.tie_embeddings) tied_head_ = files_.find("lm_head.weight");
+    for (const SafetensorsFile& file : files_.files())
+        for (const StoredTensor& stored : file.tensors())
+            if (!known.count(stored.name) && !is_constant(stored.name) && &stored != tied_head_.tensor)
+                refuse(file.path(), "the tensor " + stored.name + " belongs to no parameter of the model");
+}
+
+void HuggingfaceWeights::read_row(size_t row, float* out) const {
+    const ParamRow& r = table_.rows[row];
+    std::fill(out + r.used_numel(), out + r.numel(), 0.0f);
+    for (const Imported& imported : tensors_) {
+        if (imported.tensor.row != static_cast<int>(row)) continue;
+        import_values(imported.place, imported.tensor, r, out);
+        if (r.kind == ParamKind::token_embedding && tied_head_) check_tied_head(imported, out);
+    }
+}
+
+void HuggingfaceWeights::check_tied_head(const Imported& embedding, const float* values) const {
+    const auto& [file, head] = tied_head_;
+    bool same = head->shape == embedding.tensor.shape && head->type == embedding.place.tensor->type;
+    std::vector<float> piece;
+    for (int64_t first = 0; same && first < head->numel(); first += piece_values) {
+        const int64_t count = std::min(piece_values, head->numel() - first);
+        piece.resize(static_cast<size_t>(count));
+        file->read_f32(*head, first, count, piece.data());
+        same = std::memcmp(piece.data(), values + first, static_cast<size_t>(count) * sizeof(float)) == 0;
+    }
+    if (!same)
+        throw Error(ExitCode::checkpoint,
+                    file->path() + ": config.json says that the head is the embedding, but a lm_head.weight of its own is stored",
+                    "if the model has a head of its own, set tie_word_embeddings to false in config.json")
+            .file(file->path());
+}
+
+StoredType HuggingfaceWeights::type_of(const std::string& exported_name) const {
+    for (const Imported& imported : tensors_)
+        if (imported.tensor.name == exported_name) return imported.place.tensor->type;
+    ENSURE(!"a name of exported_tensors()");
+    return StoredType::F32;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// the files beside the weights
+
+// How tokenizer.json writes the id: among the added tokens, or else in the model's vocabulary.
+static std::string text_of_token(const nlohmann::json& tokenizer, int32_t id) {
+    for (const nlohmann::json& token : tokenizer.value("added_tokens", nlohmann::json::array()))
+        if (token.value("id", -1) == id) return token.value("content", std::string());
+    for (const auto& [text, value] : tokenizer.at("model").at("vocab").items())
+        if (value == id) return text;
+    ENSURE(!"the end-of-text token is in the vocabulary");
+    return "";
+}
+
+std::vector<TextFile> tokenizer_files(const Tokenizer& tokenizer, int64_t context) {
+    const std::string json = tokenizer.json();
+    const std::string end_of_text = text_of_token(nlohmann::json::parse(json), tokenizer.eot());
+    const ordered_json tokenizer_config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                                           {"bos_token", end_of_text},
+                                           {"eos_token", end_of_text},
+                                           {"pad_token", end_of_text},
+                                           {"model_max_length", context},
+                                           {"clean_up_tokenization_spaces", false}};
+    const ordered_json generation_config = {
+        {"bos_token_id", tokenizer.eot()}, {"eos_token_id", tokenizer.eot()}, {"pad_token_id", tokenizer.eot()}};
+    return {{"tokenizer.json", json},
+            {"tokenizer_config.json", tokenizer_config.dump(2) + "\n"},
+            {"generation_config.json", generation_config.dump(2) + "\n"}};
 }
 
 }  // namespace traincu

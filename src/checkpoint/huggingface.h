@@ -1,26 +1,19 @@
-// A model in Hugging Face's words: tensor names, the orientation they are stored in, and config.json.
-//
-//   gpt2      layernorm, learned positions, gelu, biases: GPT2LMHeadModel; weights of linear layers are stored transposed, (in,out)
-//   llama     rmsnorm, rope, swiglu, no biases:           LlamaForCausalLM
-//   qwen3     llama with QK-norm:                         Qwen3ForCausalLM
-//   traincu   every other combination, in Llama-like names; only this program computes it
-//
-// config.json also holds our own fields under "traincu", from which a ModelConfig comes back exactly, whatever the family.
+// A model's tensors in Hugging Face's words: their names, the orientation they are stored in, and the files beside them.
+// huggingface_config.h tells the families apart. GPT-2 stores the weights of linear layers transposed, (in,out), and q, k, v in one.
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "src/base/tensor.h"
-#include "src/checkpoint/safetensors.h"
+#include "src/checkpoint/huggingface_config.h"
+#include "src/checkpoint/weight_files.h"
+#include "src/data/tokenizer.h"
 #include "src/model/params.h"
 
 namespace traincu {
-
-std::string family_of(const ModelConfig& config);
 
 // A tensor of model.safetensors: a slice of a row of the parameter table.
 struct ExportedTensor {
@@ -30,24 +23,41 @@ struct ExportedTensor {
     bool transposed = false;     // stored (cols, rows of the slice)
     std::vector<int64_t> shape;  // as stored
 };
-std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const ParamTable& table);
+std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const ParamTable& table);  // the slices of a row are neighbours
 
-// `meta` may name bos_token_id and eos_token_id.
-nlohmann::ordered_json huggingface_config(const ModelConfig& config, const nlohmann::ordered_json& meta);
-
-nlohmann::ordered_json config_fields(const ModelConfig& config);  // {"n_layer": 4, ...}: every field by its name
-// The inverse. Error(checkpoint) naming the field that is missing, of the wrong type, or makes no model; `file` is where it stands.
-ModelConfig config_from_fields(const nlohmann::ordered_json& fields, const std::string& file);
-ModelConfig read_config_json(const std::string& path);
-nlohmann::ordered_json read_json_object(const std::string& path);
-
-// Passes the values of `tensor`, as stored, to `sink` in pieces of at most a few MiB. params: the flat f32 arena.
-void export_values(const ExportedTensor& tensor, const ParamRow& row, const Tensor& params,
+// Passes the values of `tensor`, as stored, to `sink` in pieces of at most a few MiB. row_values: the row's numel() values.
+void export_values(const ExportedTensor& tensor, const ParamRow& row, const float* row_values,
                    const std::function<void(const float*, int64_t)>& sink);
-// Checks that the file holds exactly the tensors of this model: Error(checkpoint) names the first that is missing, foreign or of another
-// shape.
-void check_tensors(const SafetensorsFile& file, const std::vector<ExportedTensor>& tensors);
-// Fills the flat arena from the file; padding, which is never exported, becomes zero.
-void read_weights(const SafetensorsFile& file, const ModelConfig& config, const ParamTable& table, const Tensor& params);
+
+// The weights of a model in Hugging Face's files, each tensor found and checked: Error(checkpoint) names the first that is missing, foreign
+// or of another shape. GPT-2's names may lack "transformer."; constants that old versions stored (causal masks, rotary frequencies) are
+// passed over; a stored head of a tied model must equal the embedding, which is found out when the embedding is read.
+class HuggingfaceWeights {
+public:
+    HuggingfaceWeights(const std::string& path, const ModelConfig& config, const ParamTable& table);
+
+    void read_row(size_t row, float* out) const;                 // row.numel() values; padding, which is never stored, is zero
+    StoredType type_of(const std::string& exported_name) const;  // F32, BF16 or F16
+    const WeightFiles& files() const { return files_; }
+
+private:
+    struct Imported {
+        ExportedTensor tensor;
+        WeightFiles::Place place;
+    };
+    void check_tied_head(const Imported& embedding, const float* values) const;
+
+    WeightFiles files_;
+    const ParamTable& table_;
+    std::vector<Imported> tensors_;
+    WeightFiles::Place tied_head_;
+};
+
+struct TextFile {
+    std::string name, text;
+};
+// What transformers and lm-eval look for beside the weights: tokenizer.json, tokenizer_config.json, generation_config.json. End-of-text
+// stands before every document, so it is the beginning, the end and the padding. context: tokens that the model can look back on.
+std::vector<TextFile> tokenizer_files(const Tokenizer& tokenizer, int64_t context);
 
 }  // namespace traincu

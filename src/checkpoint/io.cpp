@@ -334,4 +334,16 @@ void InputFile::read(void* out, int64_t bytes, int64_t offset) const {
     }
 }
 
+std::string read_small_file(const std::string& path, int64_t most) {
+    InputFile file(path);
+    if (file.size() > most)
+        throw Error(ExitCode::checkpoint,
+                    format("%s is too large for what it should be: %lld bytes", path.c_str(), static_cast<long long>(file.size())),
+                    "the file is of another kind: copy the model again")
+            .file(path);
+    std::string text(static_cast<size_t>(file.size()), '\0');
+    file.read(text.data(), file.size(), 0);
+    return text;
+}
+
 }  // namespace traincu

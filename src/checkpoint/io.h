@@ -155,4 +155,7 @@ private:
     int64_t size_ = 0;
 };
 
+// The bytes of a file that has at most so many; Error(checkpoint) if it has more.
+std::string read_small_file(const std::string& path, int64_t most);
+
 }  // namespace traincu

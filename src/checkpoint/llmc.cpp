@@ -1,8 +1,8 @@
 #include "src/checkpoint/llmc.h"
 
-#include <array>
-#include <cstring>
-#include <vector>
+#include <algorithm>
+
+#include "src/checkpoint/huggingface_config.h"
 
 namespace traincu {
 
@@ -72,27 +72,60 @@ LlmcModel open_llmc_model(const std::string& path) {
     return {std::move(file), c, padded_vocab, dtype};
 }
 
-void read_llmc_weights(const LlmcModel& model, const ParamTable& table, const Tensor& params) {
-    ENSURE(params.is({table.flat_size}) && params.contiguous());
-    float* arena = params.as<float>();
-    std::memset(arena, 0, static_cast<size_t>(params.bytes()));
+void read_llmc_row(const LlmcModel& model, const ParamRow& row, float* out) {
     int64_t at = header_bytes;
-    std::vector<uint16_t> narrow;
-    for (const LlmcTensor& tensor : llmc_tensors(model.config, model.padded_vocab))
-        for (int layer = tensor.per_layer ? 0 : -1; layer < (tensor.per_layer ? model.config.n_layer : 0); layer++) {
-            const ParamRow& row = table.rows[static_cast<size_t>(table.find(tensor.kind, tensor.is_bias, layer))];
-            const int64_t count = row.used_numel();  // the file's padding rows are left behind
-            ENSURE(count <= tensor.values);
-            if (model.dtype == Dtype::f32) {
-                model.file.read(arena + row.offset, count * 4, at);
-            } else {
-                narrow.resize(static_cast<size_t>(count));
-                model.file.read(narrow.data(), count * 2, at);
-                for (int64_t i = 0; i < count; i++) arena[row.offset + i] = bf16_to_float(narrow[static_cast<size_t>(i)]);
-            }
-            at += tensor.values * size_of(model.dtype);
+    for (const LlmcTensor& tensor : llmc_tensors(model.config, model.padded_vocab)) {
+        if (tensor.kind != row.kind || tensor.is_bias != row.is_bias) {
+            at += tensor.values * (tensor.per_layer ? model.config.n_layer : 1) * size_of(model.dtype);
+            continue;
         }
-    ENSURE(at == model.file.size());
+        if (tensor.per_layer) at += tensor.values * row.layer * size_of(model.dtype);
+        const int64_t count = row.used_numel();  // the file's padding rows are left behind
+        ENSURE(count <= tensor.values);
+        std::fill(out + count, out + row.numel(), 0.0f);
+        if (model.dtype == Dtype::f32) return model.file.read(out, count * 4, at);
+        std::vector<uint16_t> narrow(static_cast<size_t>(count));
+        model.file.read(narrow.data(), count * 2, at);
+        for (int64_t i = 0; i < count; i++) out[i] = bf16_to_float(narrow[static_cast<size_t>(i)]);
+        return;
+    }
+    ENSURE(!"a row that llm.c's models have");
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// writing
+
+static int64_t padded_vocab_of(const ModelConfig& c) { return (c.vocab_size + 127) / 128 * 128; }
+
+void check_llmc_shape(const ModelConfig& c) {
+    std::string what;
+    if (family_of(c) != "gpt2") what = "this is a model of the family " + family_of(c);
+    if (what.empty() && !c.tie_embeddings) what = "this model has a head of its own (tie_word_embeddings is false)";
+    if (what.empty() && c.d_ff != 4 * c.d_model)
+        what = format("this model's feed-forward layer is %lld wide, not 4 x %lld", static_cast<long long>(c.d_ff),
+                      static_cast<long long>(c.d_model));
+    if (what.empty() && c.norm_eps != 1e-5) what = format("this model's norms have an epsilon of %g, llm.c's always 1e-5", c.norm_eps);
+    if (!what.empty())
+        throw Error(ExitCode::usage, "llm.c has one architecture, GPT-2's with tied embeddings: " + what, "use --format huggingface");
+}
+
+std::array<int32_t, 256> llmc_header(const ModelConfig& c, Dtype dtype) {
+    ENSURE(dtype == Dtype::f32 || dtype == Dtype::bf16);
+    std::array<int32_t, 256> header{};
+    const int64_t fields[] = {llmc_model_magic, dtype == Dtype::f32 ? 3 : 5, c.max_seq_len, c.vocab_size, c.n_layer, c.n_head,
+                              c.d_model,        padded_vocab_of(c)};
+    for (size_t i = 0; i < std::size(fields); i++) header[i] = static_cast<int32_t>(fields[i]);
+    return header;
+}
+
+std::vector<LlmcPiece> llmc_pieces(const ModelConfig& c, const ParamTable& table) {
+    std::vector<LlmcPiece> pieces;
+    for (const LlmcTensor& tensor : llmc_tensors(c, padded_vocab_of(c)))
+        for (int layer = tensor.per_layer ? 0 : -1; layer < (tensor.per_layer ? c.n_layer : 0); layer++) {
+            const size_t row = static_cast<size_t>(table.find(tensor.kind, tensor.is_bias, layer));
+            pieces.push_back({row, tensor.values - table.rows[row].used_numel()});
+        }
+    return pieces;
 }
 
 }  // namespace traincu

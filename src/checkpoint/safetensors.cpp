@@ -21,7 +21,22 @@ struct StoredTypeRow {
     const char* name;
     int64_t size;
 };
-constexpr std::array<StoredTypeRow, 6> stored_types = {{{"F32", 4}, {"F64", 8}, {"BF16", 2}, {"F16", 2}, {"I32", 4}, {"I64", 8}}};
+constexpr std::array<StoredTypeRow, 15> stored_types = {{{"F32", 4},
+                                                        {"F64", 8},
+                                                        {"BF16", 2},
+                                                        {"F16", 2},
+                                                        {"I32", 4},
+                                                        {"I64", 8},
+                                                        {"U32", 4},
+                                                        {"U64", 8},
+                                                        {"I16", 2},
+                                                        {"U16", 2},
+                                                        {"I8", 1},
+                                                        {"U8", 1},
+                                                        {"BOOL", 1},
+                                                        {"F8_E4M3", 1},
+                                                        {"F8_E5M2", 1}}};
+static_assert(stored_types.size() == static_cast<size_t>(StoredType::F8_E5M2) + 1);
 
 const char* name_of(StoredType type) { return stored_types[static_cast<size_t>(type)].name; }
 int64_t size_of(StoredType type) { return stored_types[static_cast<size_t>(type)].size; }
@@ -240,6 +255,18 @@ float half_to_float(uint16_t bits) {
     if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);  // bias 15 becomes 127
     float magnitude = static_cast<float>(mantissa) * 0x1p-24f;                                       // subnormal in 16 bits, normal in 32
     return sign ? -magnitude : magnitude;
+}
+
+uint16_t float_to_half(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
+    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7C00 | std::max<uint32_t>(magnitude >> 13 & 0x3FF, 1));  // NaN
+    if (magnitude >= 0x477FF000) return static_cast<uint16_t>(sign | 0x7C00);  // from 65520 on infinity is the nearest
+    if (magnitude < 0x38800000) {  // below 2^-14: a multiple of 2^-24; the addition rounds
+        const float shifted = std::bit_cast<float>(magnitude) + 0x1p-1f;  // 0.5 has 24 bits of fraction down to 2^-24
+        return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) & 0x7FF));
+    }
+    const uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);  // half a step, and to the even one of two
+    return static_cast<uint16_t>(sign | ((rounded >> 13) - (112 << 10)));  // bias 127 becomes 15
 }
 
 void SafetensorsFile::read_f32(const StoredTensor& tensor, int64_t first, int64_t count, float* out) const {

@@ -17,7 +17,7 @@
 
 namespace traincu {
 
-enum class StoredType { F32, F64, BF16, F16, I32, I64 };
+enum class StoredType { F32, F64, BF16, F16, I32, I64, U32, U64, I16, U16, I8, U8, BOOL, F8_E4M3, F8_E5M2 };
 const char* name_of(StoredType type);
 int64_t size_of(StoredType type);
 
@@ -57,6 +57,7 @@ private:
     std::map<std::string, std::string> metadata_;
 };
 
-float half_to_float(uint16_t bits);  // IEEE binary16, exact
+float half_to_float(uint16_t bits);   // IEEE binary16, exact
+uint16_t float_to_half(float value);  // rounded to the nearest, to the even one of two
 
 }  // namespace traincu

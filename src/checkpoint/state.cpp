@@ -1,9 +1,9 @@
 #include "src/checkpoint/state.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "src/base/version.h"
-#include "src/checkpoint/huggingface.h"
 
 namespace traincu {
 
@@ -31,7 +31,7 @@ static ordered_json parameters_json(const ParamTable& table) {
 }
 
 std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, const ModelConfig& config, const ParamTable& table,
-                             Tensor params, Tensor m, Tensor v, const ordered_json& meta) {
+                             Tensor params, Tensor m, Tensor v, const ordered_json& meta, const std::vector<TextFile>& beside) {
     for (const Tensor& arena : {params, m, v}) ENSURE(arena.is({table.flat_size}) && arena.dtype == Dtype::f32 && arena.contiguous());
     const std::vector<ExportedTensor> exported = exported_tensors(config, table);
     std::vector<StoredTensor> stored;
@@ -41,21 +41,22 @@ std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, c
     const std::string config_text = huggingface_config(config, meta).dump(2) + "\n";
     const int64_t arena_bytes = params.bytes(), model_bytes = stored.back().offset + stored.back().bytes;
 
-    const std::vector<CheckpointFile> files = {
+    std::vector<CheckpointFile> files = {
         {model_file, model_bytes,
          [&](FileWriter& file) {
              file.append(header.data(), static_cast<int64_t>(header.size()));
              for (const ExportedTensor& tensor : exported)
-                 export_values(tensor, table.rows[static_cast<size_t>(tensor.row)], params,
+                 export_values(tensor, table.rows[static_cast<size_t>(tensor.row)],
+                               params.as<float>() + table.rows[static_cast<size_t>(tensor.row)].offset,
                                [&](const float* values, int64_t count) { file.append(values, count * 4); });
          }},
-        {config_file, static_cast<int64_t>(config_text.size()),
-         [&](FileWriter& file) { file.append(config_text.data(), static_cast<int64_t>(config_text.size())); }},
+        text_file(config_file, config_text),
         {rank_file, 2 * pages(arena_bytes),
          [&](FileWriter& file) {
              for (const Tensor& moment : {m, v}) file.append(moment.data, arena_bytes), file.pad_to(page);
          }},
     };
+    for (const TextFile& file : beside) files.push_back(text_file(file.name, file.text));
 
     ordered_json tensors = ordered_json::array();
     for (const StoredTensor& tensor : stored)
@@ -124,7 +125,9 @@ static void read_moment(const FoundCheckpoint& found, const std::string& name, c
 void read_checkpoint(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table, Tensor params, Tensor m, Tensor v) {
     try {
         check_same_model(found, config, table);
-        read_weights(SafetensorsFile(found.path + "/" + model_file), config, table, params);
+        const HuggingfaceWeights weights(found.path + "/" + model_file, config, table);
+        std::memset(params.data, 0, static_cast<size_t>(params.bytes()));  // the gaps between rows, too
+        for (size_t row = 0; row < table.rows.size(); row++) weights.read_row(row, params.as<float>() + table.rows[row].offset);
         if (m) read_moment(found, "adam_m", m);
         if (v) read_moment(found, "adam_v", v);
     } catch (const nlohmann::json::exception& exception) {

@@ -4,14 +4,17 @@
 
 #include "src/base/tensor.h"
 #include "src/checkpoint/commit.h"
+#include "src/checkpoint/huggingface.h"
 #include "src/model/params.h"
 
 namespace traincu {
 
 // params, m, v: flat f32 arenas of table.flat_size. Commits run_dir/step_<step> and returns its path; see commit_checkpoint().
-// meta may hold run_id, bos_token_id, eos_token_id, which are also written where other tools look for them.
+// meta may hold run_id, bos_token_id, eos_token_id, which are also written where other tools look for them. beside: files that stand beside
+// the weights (tokenizer_files()), hashed like them.
 std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, const ModelConfig& config, const ParamTable& table,
-                             Tensor params, Tensor m, Tensor v, const nlohmann::ordered_json& meta);
+                             Tensor params, Tensor m, Tensor v, const nlohmann::ordered_json& meta,
+                             const std::vector<TextFile>& beside = {});
 
 // Restores a verified checkpoint bit for bit. A checkpoint of another model is refused with Error(checkpoint) that lists what differs.
 // m and v may be absent (a checkpoint used for its weights only).

@@ -8,6 +8,7 @@ int tokenize_command(int argc, char** argv);          // text to token shards
 int tokenize_choices_command(int argc, char** argv);  // tokenize --multiple-choice: questions to a set for eval
 int generate_command(int argc, char** argv);          // a prompt continued by a checkpoint
 int eval_command(int argc, char** argv);              // loss, perplexity, bits per byte of a checkpoint on shards
+int export_command(int argc, char** argv);            // a model for transformers, lm-eval or llm.c
 int inspect_command(int argc, char** argv);           // what is in a shard, a safetensors file, a checkpoint
 int report_command(int argc, char** argv);            // curves of runs as an HTML page, beside a reference
 

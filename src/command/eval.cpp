@@ -118,7 +118,7 @@ int eval_command(int argc, char** argv) {
     std::vector<std::string> data_arguments, choice_arguments;
     int64_t seq_len = 0, batch_size = 8, max_tokens = 0, max_examples = 0;
     int threads = 0;
-    app.add_option("--model,-e", model, "run directory, checkpoint directory, model.safetensors, or llm.c's .bin")->required();
+    app.add_option("--model,-e", model, "a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin")->required();
     app.add_option("--data,-j", data_arguments, "token shards: files, globs in quotes, or a folder; NAME=... and again for more sets")
         ->allow_extra_args(false);
     app.add_option("--hellaswag", hellaswag, "HellaSwag as a multiple-choice set: the same as --choices hellaswag=FILE");
@@ -159,7 +159,9 @@ int eval_command(int argc, char** argv) {
         loader_config.seq_len = seq_len, loader_config.rows_per_micro_batch = loader_config.rows_per_step = batch_size;
         loader_config.packing = packing == "documents" ? LoaderConfig::Packing::documents : LoaderConfig::Packing::stream;
         loader_config.vocab_size = config.vocab_size;
-        data.push_back({id, std::make_unique<Loader>(loader_config), tokenizer_of_kind(Shard(loader_config.shards[0]).header().tokenizer)});
+        auto tokenizer = tokenizer_of_kind(Shard(loader_config.shards[0]).header().tokenizer);
+        if (!tokenizer) tokenizer = usable_tokenizer(found);
+        data.push_back({id, std::make_unique<Loader>(loader_config), std::move(tokenizer)});
     }
     std::vector<ChoiceSet> choices;
     for (const Named& id : choice_sets) choices.push_back({id, read_choices(id.what, config.vocab_size)});

@@ -1,10 +1,19 @@
 #include "src/command/evaluation.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "src/parallel/executor.h"
 
 namespace traincu {
+
+std::unique_ptr<Tokenizer> usable_tokenizer(const ModelOnDisk& model) try {
+    auto tokenizer = tokenizer_of_model(model);
+    return tokenizer && tokenizer->vocab_size() <= model.config.vocab_size ? std::move(tokenizer) : nullptr;
+} catch (const Error& error) {
+    std::fprintf(stderr, "warning: the model's tokenizer is not used: %s (%s)\n", error.what(), error.remedy().c_str());
+    return nullptr;
+}
 
 namespace {
 

@@ -2,13 +2,19 @@
 // (choice_scorer.h) shares the same forward pass and its memory.
 #pragma once
 
+#include <memory>
 #include <vector>
 
+#include "src/checkpoint/formats.h"
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/model/instance.h"
 
 namespace traincu {
+
+// The tokenizer beside a model, for shards that name none. Null where there is none, where it has more tokens than the model, or where it
+// cannot be read (a warning): then nothing is sampled and no bytes are counted.
+std::unique_ptr<Tokenizer> usable_tokenizer(const ModelOnDisk& model);
 
 struct Evaluation {
     double loss_sum = 0;  // nats

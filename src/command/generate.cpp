@@ -22,7 +22,7 @@ int generate_command(int argc, char** argv) {
     SamplingOptions sampling;
     int threads = 0;
     bool go_on = false;
-    app.add_option("--model,-e", model, "run directory, checkpoint directory, model.safetensors, or llm.c's .bin")->required();
+    app.add_option("--model,-e", model, "a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin")->required();
     app.add_option("--prompt", prompt, "text to continue; empty = the beginning of a document");
     app.add_option("--tokens", tokens, "how many to generate")->check(CLI::PositiveNumber);
     app.add_option("--samples", samples, "how many continuations")->check(CLI::PositiveNumber);
@@ -32,7 +32,7 @@ int generate_command(int argc, char** argv) {
     app.add_option("--top-p", sampling.top_p, "and among the fewest that hold this share of the probability")->check(CLI::Range(0.0, 1.0));
     app.add_option("--seed", seed, "the same seed gives the same text")->check(CLI::NonNegativeNumber);
     app.add_option("--context", context, "tokens to look back on; 0 = as in training")->check(CLI::NonNegativeNumber);
-    app.add_option("--tokenizer", tokenizer_name, "if the model does not say: bytes");
+    app.add_option("--tokenizer", tokenizer_name, "bytes, or a tokenizer.json; default: the one beside the model");
     app.add_flag("--ignore-end-of-text", go_on, "go on where the model ends its text");
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     if (!parse_command_line(app, argc, argv)) return 0;
@@ -41,15 +41,14 @@ int generate_command(int argc, char** argv) {
     set_threads(threads);
     const ModelOnDisk found = find_model(model);
     const ModelConfig& config = found.config;
-    if (tokenizer_name.empty()) tokenizer_name = found.meta.value("tokenizer", "");
-    if (tokenizer_name.empty())
+    auto tokenizer = tokenizer_name.empty() ? tokenizer_of_model(found) : open_tokenizer(tokenizer_name);
+    if (!tokenizer)
         throw Error(ExitCode::usage, format("%s does not say how its tokens become text", model.c_str()),
                     "give --tokenizer bytes if it was trained on byte tokens")
             .file(model);
-    auto tokenizer = open_tokenizer(tokenizer_name);
     if (tokenizer->vocab_size() > config.vocab_size)
         throw Error(ExitCode::usage,
-                    format("the %s tokenizer has %lld tokens, the model only %lld", tokenizer_name.c_str(),
+                    format("the %s tokenizer has %lld tokens, the model only %lld", tokenizer->name().c_str(),
                            static_cast<long long>(tokenizer->vocab_size()), static_cast<long long>(config.vocab_size)),
                     "give the tokenizer that the model was trained with");
     if (context == 0) context = found.trained_context();

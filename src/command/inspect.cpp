@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,26 @@ static void inspect_safetensors(const std::string& path) {
     std::printf("values      %lld\n", number(values));
     print_tensors(file.tensors());
     std::printf("integrity   the header is sound and covers the file; safetensors has no checksums\n");
+}
+
+// A folder from Hugging Face, or one that another program wrote in its form. `weights`: the file, or the index of several.
+static void inspect_huggingface(const std::string& folder, const std::string& weights) {
+    const ModelOnDisk model = find_model(folder);
+    const WeightFiles files(weights);
+    std::printf("folder      %s: model in Hugging Face's form\n", folder.c_str());
+    print_model(model.config);
+    std::vector<StoredTensor> tensors;
+    std::set<std::string> types;
+    for (const SafetensorsFile& file : files.files()) {
+        std::printf("file        %s  %s\n", fs::path(file.path()).filename().c_str(), human_bytes(file.size()).c_str());
+        for (const StoredTensor& tensor : file.tensors()) tensors.push_back(tensor), types.insert(name_of(tensor.type));
+    }
+    std::string all_types;
+    for (const std::string& type : types) all_types += " " + type;
+    std::printf("dtype      %s\n", all_types.c_str());
+    std::printf("tokenizer   %s\n", model.tokenizer.empty() ? "none beside it" : "tokenizer.json");
+    print_tensors(tensors);
+    std::printf("integrity   every tensor of config.json's model is there, in its shape; safetensors has no checksums\n");
 }
 
 static void inspect_llmc(const std::string& path) {
@@ -99,7 +120,11 @@ static void inspect(const std::string& path) {
     if (fs::is_directory(path, error)) {
         if (fs::exists(path + "/manifest.json", error)) return inspect_checkpoint(open_checkpoint(path));
         if (!checkpoint_steps(path).empty()) return inspect_run(path);
+        for (const char* weights : {"/model.safetensors", "/model.safetensors.index.json"})
+            if (fs::exists(path + weights, error) && fs::exists(path + "/config.json", error))
+                return inspect_huggingface(path, path + weights);
         if (fs::exists(path + "/model.safetensors", error)) return inspect_safetensors(path + "/model.safetensors");
+        if (fs::exists(path + "/config.json", error)) find_model(path);  // says what is missing
         throw Error(ExitCode::checkpoint, "the folder " + path + " holds no checkpoint and no model.safetensors",
                     "give a run's folder or a file")
             .file(path);
@@ -112,9 +137,9 @@ static void inspect(const std::string& path) {
 
 int inspect_command(int argc, char** argv) {
     CLI::App app(
-        "Shows what is in a file or folder, and checks that it is whole: token shards (every id), multiple-choice sets, safetensors (every "
-        "rule of the header), "
-        "models\n"
+        "Shows what is in a file or folder, and checks that it is whole: token shards (every id), multiple-choice sets, safetensors "
+        "(every\n"
+        "rule of the header), folders from Hugging Face (every tensor of the model), models\n"
         "of llm.c (header and size), checkpoints (every hash), runs (every checkpoint). Nothing is changed.\n"
         "Examples:  ./train inspect runs/demo            which checkpoints are sound, and where it would resume\n"
         "           ./train inspect data/books_val_*.bin  tokens, documents and the beginning of each shard\n"

@@ -5,6 +5,7 @@
 
 #include "src/command/run_directory.h"
 #include "src/data/loader.h"
+#include "src/data/tokenizer.h"
 #include "src/model/instance.h"
 #include "src/optim/guard.h"
 #include "src/optim/optimizer.h"
@@ -17,11 +18,11 @@ struct RunState {
     WeightStore* weights = nullptr;
     Optimizer* optimizer = nullptr;  // moments, AdamW's own counter
     Guard* guard = nullptr;          // its window
+    Tokenizer* tokenizer = nullptr;  // null: the data do not name one
 };
 
-// Commits a checkpoint of state.step and returns its path; options and the tokenizer's name go with it. Error(io): nothing was changed.
-std::string save_run_state(Io& io, const RunDirectory& directory, const RunState& state, const Options& options,
-                           const std::string& tokenizer);
+// Commits a checkpoint of state.step and returns its path; the options and the tokenizer go with it. Error(io): nothing was changed.
+std::string save_run_state(Io& io, const RunDirectory& directory, const RunState& state, const Options& options);
 
 // From directory.checkpoint. False if the data changed and their order begins anew.
 bool restore_run_state(const RunDirectory& directory, RunState& state);

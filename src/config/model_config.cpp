@@ -1,6 +1,52 @@
 #include "src/config/model_config.h"
 
+#include <array>
+#include <charconv>
+#include <string_view>
+
 namespace traincu {
+
+// The shortest decimal from which the same double comes back.
+static std::string shortest(double value) {
+    std::array<char, 32> digits;
+    return {digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr};
+}
+
+std::string RopeScaling::text() const {
+    if (factor == 1) return "none";
+    return "llama3:" + shortest(factor) + ":" + shortest(low_freq_factor) + ":" + shortest(high_freq_factor) + ":" +
+           std::to_string(original_max_position);
+}
+
+std::string RopeScaling::fault() const {
+    if (!(factor >= 1 && factor <= 1e6)) return "the factor must be from 1 to 1e6";
+    if (!(low_freq_factor > 0 && low_freq_factor < high_freq_factor && high_freq_factor <= 1e6))
+        return "the low-frequency factor must be above 0 and below the high-frequency factor";
+    if (original_max_position < 1 || original_max_position > 1 << 28) return "the original context must be from 1 to 2^28 tokens";
+    return "";
+}
+
+RopeScaling RopeScaling::parse(const std::string& text) {
+    auto refuse = [&](const std::string& what) {
+        throw Error(ExitCode::usage, "--rope-scaling '" + text + "': " + what,
+                    "give none, or llama3:FACTOR:LOW:HIGH:ORIGINAL as in llama3:32:1:4:8192 (Llama 3.2)");
+    };
+    constexpr std::string_view lead = "llama3:";
+    if (text == "none") return {};
+    if (!text.starts_with(lead)) refuse("it is neither none nor begins with llama3:");
+    std::array<double, 4> numbers;
+    const char *at = text.data() + lead.size(), *end = text.data() + text.size();
+    for (size_t i = 0; i < numbers.size(); i++) {
+        auto [stop, error] = std::from_chars(at, end, numbers[i]);
+        const bool last = i + 1 == numbers.size();
+        if (error != std::errc() || (last ? stop != end : stop == end || *stop != ':')) refuse("four numbers must follow llama3:");
+        at = stop + (last ? 0 : 1);
+    }
+    RopeScaling scaling{numbers[0], numbers[1], numbers[2], 0};
+    if (numbers[3] >= 1 && numbers[3] <= 1 << 28) scaling.original_max_position = static_cast<int64_t>(numbers[3]);
+    if (std::string fault = scaling.fault(); !fault.empty()) refuse(fault);
+    return scaling.factor == 1 ? RopeScaling{} : scaling;
+}
 
 void ModelConfig::check() const {
     auto refuse = [](const std::string& what, const char* remedy) { throw Error(ExitCode::usage, what, remedy); };
@@ -18,6 +64,10 @@ void ModelConfig::check() const {
                "choose --d-model and --n-head so that the head size is even, or give --head-size");
     if (bias && norm == NormKind::rmsnorm)
         refuse("--bias 1 goes with --norm layernorm: RMSNorm has no bias", "use --bias 0 or --norm layernorm");
+    if (qkv_bias && bias) refuse("--qkv-bias 1 goes with --bias 0: --bias 1 has these biases already", "use --bias 0 or --qkv-bias 0");
+    if (rope_scaling.factor != 1 && position != PositionKind::rope)
+        refuse("--rope-scaling needs --position rope: there are no wavelengths to stretch", "use --position rope or --rope-scaling none");
+    if (std::string fault = rope_scaling.fault(); !fault.empty()) refuse("--rope-scaling: " + fault, "see ./train --help");
 }
 
 void ModelConfig::check_context(int64_t tokens, const char* flag) const {

@@ -12,6 +12,22 @@ enum class NormKind { layernorm, rmsnorm };
 enum class PositionKind { learned, rope, none };
 enum class MlpKind { gelu, swiglu };
 
+// Llama 3.1's stretching of the rotary wavelengths for contexts beyond those of the pretraining; kernels/rope.h has the formula.
+struct RopeScaling {
+    double factor = 1;  // how far the long wavelengths are stretched; 1 = not at all
+    double low_freq_factor = 1, high_freq_factor = 4;
+    int64_t original_max_position = 8192;  // the context of the pretraining
+
+    bool operator==(const RopeScaling&) const = default;
+
+    // "none", or "llama3:FACTOR:LOW:HIGH:ORIGINAL", from which the same numbers come back.
+    std::string text() const;
+    // Error(usage) that quotes a text of another form, or one whose numbers make no scaling.
+    static RopeScaling parse(const std::string& text);
+    // What is wrong with the numbers, in a few words; empty if they make a scaling.
+    std::string fault() const;
+};
+
 struct ModelConfig {
     int64_t n_layer = 4, n_head = 4, n_kv_head = 4;
     int64_t d_model = 128, d_ff = 512;
@@ -22,9 +38,11 @@ struct ModelConfig {
     PositionKind position = PositionKind::learned;
     MlpKind mlp = MlpKind::gelu;
     bool bias = true;            // biases of linear layers and layernorms
+    bool qkv_bias = false;       // without those: biases of q, k and v alone (Qwen2)
     bool qk_norm = false;        // rmsnorm of every query and key head
     bool tie_embeddings = true;  // the LM head is the embedding table
     double rope_theta = 10000;
+    RopeScaling rope_scaling;
     double norm_eps = 1e-5;
 
     bool operator==(const ModelConfig&) const = default;

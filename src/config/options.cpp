@@ -23,11 +23,12 @@ const std::vector<OptionRow>& option_table() {
          "model",
          "e",
          &O::model,
-         "start from these weights: a checkpoint directory, model.safetensors, or llm.c's .bin",
+         "start from these weights: a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin",
          {},
          0,
          0,
          free},
+        {"model", "from-scratch", "", &O::from_scratch, "take only the shape of --model; the weights come from the seed", {}, 0, 1, free},
         {"model", "n-layer", "", &O::n_layer, "transformer blocks", {}, 1, 1000, same},
         {"model", "n-head", "", &O::n_head, "query heads", {}, 1, 1024, same},
         {"model", "n-kv-head", "", &O::n_kv_head, "key and value heads (grouped-query attention); 0 = n-head", {}, 0, 1024, same},
@@ -56,9 +57,19 @@ const std::vector<OptionRow>& option_table() {
         {"model", "position", "", &O::position, "position encoding", {"learned", "rope", "none"}, 0, 0, same},
         {"model", "mlp", "", &O::mlp, "feed-forward activation", {"gelu", "swiglu"}, 0, 0, same},
         {"model", "bias", "", &O::bias, "biases in linear layers and layernorms", {}, 0, 1, same},
+        {"model", "qkv-bias", "", &O::qkv_bias, "biases of queries, keys and values alone (Qwen2)", {}, 0, 1, same},
         {"model", "qk-norm", "", &O::qk_norm, "RMSNorm of every query and key head", {}, 0, 1, same},
         {"model", "tie-embeddings", "", &O::tie_embeddings, "the LM head shares the embedding table", {}, 0, 1, same},
         {"model", "rope-theta", "", &O::rope_theta, "base of the rotary wavelengths", {}, 1, big, same},
+        {"model",
+         "rope-scaling",
+         "",
+         &O::rope_scaling,
+         "stretch long rotary wavelengths: none, or llama3:FACTOR:LOW:HIGH:ORIGINAL (Llama 3.2: llama3:32:1:4:8192)",
+         {},
+         0,
+         0,
+         same},
         {"model", "norm-eps", "", &O::norm_eps, "added to the variance in norms", {}, 0, 1, same},
         {"data", "data", "i", &O::data, "training shards: files, globs in quotes, or a folder, separated by commas", {}, 0, 0, free},
         {"data", "val-data", "j", &O::val_data, "validation shards", {}, 0, 0, free},
@@ -300,7 +311,7 @@ std::string closest_flag(const std::string& word) {
 Options parse_options(int argc, char** argv) {
     CLI::App app(
         "train.cu: pretrains language models from token shards to a checkpoint.\n"
-        "Other commands: tokenize generate eval inspect report; each has its own --help.",
+        "Other commands: tokenize generate eval export inspect report; each has its own --help.",
         "./train");
     app.set_help_flag("-h,--help", "this text");
     app.get_formatter()->column_width(34);
@@ -400,7 +411,8 @@ ModelConfig model_config(const Options& o) {
     c.vocab_size = o.vocab_size, c.max_seq_len = o.max_seq_len ? o.max_seq_len : o.seq_len;
     c.norm = o.norm == "rmsnorm" ? NormKind::rmsnorm : NormKind::layernorm;
     c.position = o.position == "rope" ? PositionKind::rope : o.position == "none" ? PositionKind::none : PositionKind::learned;
-    c.bias = o.bias, c.qk_norm = o.qk_norm, c.tie_embeddings = o.tie_embeddings, c.rope_theta = o.rope_theta, c.norm_eps = o.norm_eps;
+    c.bias = o.bias, c.qkv_bias = o.qkv_bias, c.qk_norm = o.qk_norm, c.tie_embeddings = o.tie_embeddings;
+    c.rope_theta = o.rope_theta, c.rope_scaling = RopeScaling::parse(o.rope_scaling), c.norm_eps = o.norm_eps;
     c.check();
     c.check_context(o.seq_len, "--seq-len");
     return c;
@@ -423,7 +435,8 @@ void set_model_options(Options& o, const ModelConfig& c) {
     o.norm = c.norm == NormKind::rmsnorm ? "rmsnorm" : "layernorm";
     o.position = c.position == PositionKind::rope ? "rope" : c.position == PositionKind::none ? "none" : "learned";
     o.mlp = c.mlp == MlpKind::swiglu ? "swiglu" : "gelu";
-    o.bias = c.bias, o.qk_norm = c.qk_norm, o.tie_embeddings = c.tie_embeddings, o.rope_theta = c.rope_theta, o.norm_eps = c.norm_eps;
+    o.bias = c.bias, o.qkv_bias = c.qkv_bias, o.qk_norm = c.qk_norm, o.tie_embeddings = c.tie_embeddings;
+    o.rope_theta = c.rope_theta, o.rope_scaling = c.rope_scaling.text(), o.norm_eps = c.norm_eps;
 }
 
 std::vector<std::string> resume_conflicts(const Json& saved, const Options& now) {

@@ -18,8 +18,9 @@ struct Options {
     std::string preset, model;
     int64_t n_layer = 4, n_head = 4, n_kv_head = 0, d_model = 128, d_ff = 0, head_size = 0, vocab_size = 0, max_seq_len = 0;
     std::string norm = "layernorm", position = "learned", mlp = "gelu";
-    bool bias = true, qk_norm = false, tie_embeddings = true;
+    bool from_scratch = false, bias = true, qkv_bias = false, qk_norm = false, tie_embeddings = true;
     double rope_theta = 10000, norm_eps = 1e-5;
+    std::string rope_scaling = "none";
     // data
     std::string data, val_data, hellaswag, packing = "stream";
     bool shuffle = true, allow_data_change = false;

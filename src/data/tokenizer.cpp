@@ -1,5 +1,8 @@
 #include "src/data/tokenizer.h"
 
+#include <fstream>
+#include <iterator>
+
 #include <nlohmann/json.hpp>
 
 #include "src/base/error.h"
@@ -82,6 +85,12 @@ public:
 
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& where) {
     if (where == ByteTokenizer().name()) return std::make_unique<ByteTokenizer>();
+    if (std::ifstream file(where, std::ios::binary); file) {
+        const std::string text{std::istreambuf_iterator<char>(file), {}};
+        if (text == ByteTokenizer().json()) return std::make_unique<ByteTokenizer>();
+        throw Error(ExitCode::data, where + " is the vocabulary of a tokenizer that this version does not have", "the built-in tokenizer is: bytes")
+            .file(where);
+    }
     throw Error(ExitCode::usage, "unknown tokenizer '" + where + "'", "the built-in tokenizer is: bytes");
 }
 

@@ -14,7 +14,8 @@ public:
     void matrix(const char* name, ParamKind kind, int64_t rows, int64_t cols, bool residual = false) {
         double std = residual ? 0.02 / std::sqrt(2.0 * static_cast<double>(config_.n_layer)) : 0.02;
         add(name, ".weight", kind, false, rows, cols, ParamInit::normal, std, true);
-        if (config_.bias) add(name, ".bias", kind, true, 1, rows, ParamInit::zeros, 0, false);
+        if (config_.bias || (config_.qkv_bias && kind == ParamKind::qkv))
+            add(name, ".bias", kind, true, 1, rows, ParamInit::zeros, 0, false);
     }
     void table(const char* name, ParamKind kind, int64_t rows, int64_t used_rows) {
         add(name, ".weight", kind, false, rows, config_.d_model, ParamInit::normal, 0.02, true);

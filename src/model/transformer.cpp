@@ -29,7 +29,7 @@ bool drops_attention(Recompute r) { return r == Recompute::attention || r == Rec
 bool drops_mlp(Recompute r) { return r == Recompute::mlp || r == Recompute::block; }
 
 RopeParams rope_params(const ModelConfig& c) {
-    return {c.n_head, c.n_kv_head, c.head_size, c.position == PositionKind::rope ? c.rope_theta : 0.0, c.norm_eps};
+    return {c.n_head, c.n_kv_head, c.head_size, c.position == PositionKind::rope ? c.rope_theta : 0.0, c.norm_eps, c.rope_scaling};
 }
 bool touches_qk(const ModelConfig& c) { return c.qk_norm || c.position == PositionKind::rope; }
 

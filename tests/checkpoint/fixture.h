@@ -22,15 +22,17 @@ inline ModelConfig small_model(const std::string& family) {
     ModelConfig c;
     c.n_layer = 2, c.n_head = c.n_kv_head = 3, c.head_size = 6, c.d_model = 18, c.d_ff = 37, c.vocab_size = 67, c.max_seq_len = 5;
     if (family == "gpt2") return c;
-    c.n_head = 4, c.n_kv_head = 2, c.position = PositionKind::rope, c.mlp = MlpKind::swiglu, c.norm = NormKind::rmsnorm, c.bias = false,
+    c.n_head = 4, c.n_kv_head = 2, c.d_model = 20, c.position = PositionKind::rope, c.mlp = MlpKind::swiglu, c.norm = NormKind::rmsnorm, c.bias = false,
     c.tie_embeddings = false;
+    if (family == "llama") c.rope_scaling = {8, 1, 4, 3};
+    if (family == "qwen2") c.qkv_bias = true;
     if (family == "qwen3") c.qk_norm = true;
     if (family == "traincu")
         c.norm = NormKind::layernorm, c.bias = true, c.qk_norm = true, c.position = PositionKind::learned, c.mlp = MlpKind::gelu;
     return c;
 }
 inline const std::vector<std::string>& families() {
-    static const std::vector<std::string> names = {"gpt2", "llama", "qwen3", "traincu"};
+    static const std::vector<std::string> names = {"gpt2", "llama", "qwen2", "qwen3", "traincu"};
     return names;
 }
 

@@ -16,11 +16,17 @@ static std::map<std::string, ExportedTensor> by_name(const Arenas& arenas) {
 }
 
 TEST_SUITE("huggingface") {
-    TEST_CASE("huggingface: the four families are told apart") {
+    TEST_CASE("huggingface: the families are told apart") {
         for (const std::string& family : families()) CHECK(family_of(small_model(family)) == family);
         ModelConfig wide = small_model("gpt2");
         wide.head_size = 8;  // heads do not add up to the width: GPT-2 cannot express it
         CHECK(family_of(wide) == "traincu");
+        ModelConfig uneven = small_model("llama");
+        uneven.d_model = 18;  // 4 heads: transformers refuses a Llama whose width is no multiple of the heads
+        CHECK(family_of(uneven) == "traincu");
+        ModelConfig both = small_model("qwen3");
+        both.qkv_bias = true;
+        CHECK(family_of(both) == "traincu");
     }
 
     TEST_CASE("huggingface: GPT-2 has the names, shapes and orientation of GPT2LMHeadModel") {
@@ -51,22 +57,26 @@ TEST_SUITE("huggingface") {
         CHECK(tensors.count("lm_head.weight") == 0);  // tied
     }
 
-    TEST_CASE("huggingface: Llama and Qwen3 have the names and shapes of their classes") {
-        for (const std::string family : {"llama", "qwen3"}) {
+    TEST_CASE("huggingface: Llama, Qwen2 and Qwen3 have the names and shapes of their classes") {
+        for (const std::string family : {"llama", "qwen2", "qwen3"}) {
             Arenas arenas(small_model(family));
-            std::map<std::string, std::vector<int64_t>> expected = {{"model.embed_tokens.weight", {67, 18}},
-                                                                    {"model.norm.weight", {18}},
-                                                                    {"lm_head.weight", {67, 18}},
-                                                                    {"model.layers.0.self_attn.q_proj.weight", {24, 18}},
-                                                                    {"model.layers.0.self_attn.k_proj.weight", {12, 18}},
-                                                                    {"model.layers.0.self_attn.v_proj.weight", {12, 18}},
-                                                                    {"model.layers.0.self_attn.o_proj.weight", {18, 24}},
-                                                                    {"model.layers.0.mlp.gate_proj.weight", {37, 18}},
-                                                                    {"model.layers.0.mlp.up_proj.weight", {37, 18}},
-                                                                    {"model.layers.0.mlp.down_proj.weight", {18, 37}},
-                                                                    {"model.layers.0.input_layernorm.weight", {18}},
-                                                                    {"model.layers.0.post_attention_layernorm.weight", {18}}};
-            if (family == std::string("qwen3"))
+            std::map<std::string, std::vector<int64_t>> expected = {{"model.embed_tokens.weight", {67, 20}},
+                                                                    {"model.norm.weight", {20}},
+                                                                    {"lm_head.weight", {67, 20}},
+                                                                    {"model.layers.0.self_attn.q_proj.weight", {24, 20}},
+                                                                    {"model.layers.0.self_attn.k_proj.weight", {12, 20}},
+                                                                    {"model.layers.0.self_attn.v_proj.weight", {12, 20}},
+                                                                    {"model.layers.0.self_attn.o_proj.weight", {20, 24}},
+                                                                    {"model.layers.0.mlp.gate_proj.weight", {37, 20}},
+                                                                    {"model.layers.0.mlp.up_proj.weight", {37, 20}},
+                                                                    {"model.layers.0.mlp.down_proj.weight", {20, 37}},
+                                                                    {"model.layers.0.input_layernorm.weight", {20}},
+                                                                    {"model.layers.0.post_attention_layernorm.weight", {20}}};
+            if (family == "qwen2") {
+                expected["model.layers.0.self_attn.q_proj.bias"] = {24};
+                expected["model.layers.0.self_attn.k_proj.bias"] = expected["model.layers.0.self_attn.v_proj.bias"] = {12};
+            }
+            if (family == "qwen3")
                 expected["model.layers.0.self_attn.q_norm.weight"] = expected["model.layers.0.self_attn.k_norm.weight"] = {6};
             auto tensors = by_name(arenas);
             CHECK(tensors.size() == 3 + 2 * (expected.size() - 3));
@@ -86,7 +96,7 @@ TEST_SUITE("huggingface") {
             for (const ExportedTensor& tensor : exported_tensors(arenas.config, arenas.table)) {
                 const ParamRow& row = arenas.table.rows[static_cast<size_t>(tensor.row)];
                 std::vector<float> out;
-                export_values(tensor, row, arenas.params,
+                export_values(tensor, row, arenas.params_memory.data() + row.offset,
                               [&](const float* values, int64_t count) { out.insert(out.end(), values, values + count); });
                 int64_t rows = row.is_vector() ? 1 : tensor.slice.row_count, cols = row.is_vector() ? tensor.slice.row_count : row.cols;
                 int64_t start = row.offset + tensor.slice.row_begin * (row.is_vector() ? 1 : row.cols);
@@ -116,7 +126,7 @@ TEST_SUITE("huggingface") {
             const ParamRow& row = arenas.table.rows[static_cast<size_t>(tensor.row)];
             std::vector<float> out;
             int pieces = 0;
-            export_values(tensor, row, arenas.params,
+            export_values(tensor, row, arenas.params_memory.data() + row.offset,
                           [&](const float* values, int64_t count) { out.insert(out.end(), values, values + count), pieces++; });
             CHECK(pieces > 1);
             int wrong = 0;
@@ -146,25 +156,42 @@ TEST_SUITE("huggingface") {
         CHECK(qwen["rms_norm_eps"] == 1e-5);
         CHECK(qwen["rope_theta"] == 10000);
         CHECK(qwen["torch_dtype"] == "float32");
-        CHECK(huggingface_config(small_model("llama"), {})["architectures"][0] == "LlamaForCausalLM");
+        CHECK(huggingface_config(small_model("qwen3"), {}, "bfloat16")["torch_dtype"] == "bfloat16");
+        auto llama = huggingface_config(small_model("llama"), {});
+        CHECK(llama["architectures"][0] == "LlamaForCausalLM");
+        CHECK(llama["rope_scaling"] == nlohmann::ordered_json{{"rope_type", "llama3"},
+                                                              {"factor", 8.0},
+                                                              {"low_freq_factor", 1.0},
+                                                              {"high_freq_factor", 4.0},
+                                                              {"original_max_position_embeddings", 3}});
+        CHECK_FALSE(qwen.contains("rope_scaling"));
+        auto qwen2 = huggingface_config(small_model("qwen2"), {});
+        CHECK(qwen2["architectures"][0] == "Qwen2ForCausalLM");
+        CHECK(qwen2["model_type"] == "qwen2");
+        // what transformers reads stands there once: no second description that could go stale
+        for (const char* family : {"gpt2", "llama", "qwen2", "qwen3"})
+            CHECK_FALSE(huggingface_config(small_model(family), {}).contains("traincu"));
+        CHECK(huggingface_config(small_model("traincu"), {}).contains("traincu"));
     }
 
     TEST_CASE("huggingface: every ModelConfig comes back from its config.json, exactly") {
         TempDir dir;
         int count = 0;
-        for (int bits = 0; bits < 128; bits++) {
+        for (int bits = 0; bits < 384; bits++) {
             ModelConfig c = small_model("llama");
             c.norm = bits & 1 ? NormKind::layernorm : NormKind::rmsnorm;
             c.bias = c.norm == NormKind::layernorm && bits & 2;
             c.mlp = bits & 4 ? MlpKind::gelu : MlpKind::swiglu;
             c.qk_norm = bits & 8, c.tie_embeddings = bits & 16;
-            c.position = bits >> 5 == 0 ? PositionKind::learned : bits >> 5 == 1 ? PositionKind::rope : PositionKind::none;
+            c.position = (bits >> 5) % 3 == 0 ? PositionKind::learned : (bits >> 5) % 3 == 1 ? PositionKind::rope : PositionKind::none;
+            if (c.position != PositionKind::rope || bits >= 192) c.rope_scaling = {};
+            c.qkv_bias = !c.bias && bits % 192 >= 96;
             c.rope_theta = 500000.1, c.norm_eps = 1.0 / 3;  // digits that only full precision keeps
             write_file(dir / "config.json", huggingface_config(c, {}).dump());
             CHECK(read_config_json(dir / "config.json") == c);
             count++;
         }
-        CHECK(count == 128);
+        CHECK(count == 384);
     }
 
     TEST_CASE("huggingface: a config.json that makes no model is refused by field") {
@@ -181,7 +208,8 @@ TEST_SUITE("huggingface") {
             CHECK_MESSAGE(std::string(error.what()).find(field) != std::string::npos, error.what());
         };
         for (auto& [field, value] : sound.items()) {
-            refused(field.c_str(), nlohmann::ordered_json(nlohmann::ordered_json::value_t::discarded));
+            const bool newer = field == "qkv_bias" || field == "rope_scaling";  // older checkpoints have none
+            if (!newer) refused(field.c_str(), nlohmann::ordered_json(nlohmann::ordered_json::value_t::discarded));
             refused(field.c_str(), {{"no", "value"}});
             refused(field.c_str(), nullptr);
             if (value.is_number_integer())
@@ -190,11 +218,18 @@ TEST_SUITE("huggingface") {
                     refused(field.c_str(), bad);
         }
         CHECK(error_of([&] { config_from_fields({{"n_layer", 1}}, "f"); }).code() == ExitCode::checkpoint);
+        refused("rope_scaling", "llama3:1:2");
+        nlohmann::ordered_json older = sound;
+        older.erase("qkv_bias"), older.erase("rope_scaling");
+        ModelConfig unscaled = small_model("llama");
+        unscaled.rope_scaling = {};
+        CHECK(config_from_fields(older, "f") == unscaled);
         nlohmann::ordered_json uneven = sound;
         uneven["n_kv_head"] = 3;
         CHECK(error_of([&] { config_from_fields(uneven, "f"); }).code() == ExitCode::checkpoint);
 
-        for (const char* text : {"", "{", "[]", "null", "{}", "{\"traincu\":[]}", "{\"traincu\":{}}", "\xFF"}) {
+        for (const char* text : {"", "{", "[]", "null", "{}", "{\"traincu\":[]}", "{\"model_type\":\"traincu\"}",
+                                 "{\"model_type\":\"traincu\",\"traincu\":[]}", "{\"model_type\":\"traincu\",\"traincu\":{}}", "\xFF"}) {
             write_file(dir / "config.json", text);
             CHECK(error_of([&] { read_config_json(dir / "config.json"); }).code() == ExitCode::checkpoint);
         }

@@ -36,7 +36,7 @@ TEST_SUITE("inspect") {
         const std::string path = save(io, dir.path, 20, arenas.fill(2));
         std::string out;
         CHECK(inspect({path}, &out) == 0);
-        for (const char* part : {"checkpoint of step 20", "model.layers.1.self_attn.q_proj.weight", "F32", "(24, 18)", "llama", "agree"})
+        for (const char* part : {"checkpoint of step 20", "model.layers.1.self_attn.q_proj.weight", "F32", "(24, 20)", "llama", "agree"})
             CHECK_MESSAGE(out.find(part) != std::string::npos, out);
         CHECK(out.find("parameters  " + std::to_string(arenas.table.count())) != std::string::npos);
         CHECK(inspect({dir.path}, &out) == 0);

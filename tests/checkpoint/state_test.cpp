@@ -95,7 +95,7 @@ TEST_SUITE("checkpoint") {
         refused("n_layer", [](ModelConfig& c) { c.n_layer = 3; });
         refused("n_head", [](ModelConfig& c) { c.n_head = 2; });
         refused("n_kv_head", [](ModelConfig& c) { c.n_kv_head = 4; });
-        refused("d_model", [](ModelConfig& c) { c.d_model = 20; });
+        refused("d_model", [](ModelConfig& c) { c.d_model = 24; });
         refused("d_ff", [](ModelConfig& c) { c.d_ff = 36; });
         refused("head_size", [](ModelConfig& c) { c.head_size = 8; });
         refused("vocab_size", [](ModelConfig& c) { c.vocab_size = 68; });  // the padded size is the same
@@ -105,6 +105,8 @@ TEST_SUITE("checkpoint") {
         refused("mlp", [](ModelConfig& c) { c.mlp = MlpKind::gelu; });
         refused("bias", [](ModelConfig& c) { c.norm = NormKind::layernorm, c.bias = true; });
         refused("qk_norm", [](ModelConfig& c) { c.qk_norm = true; });
+        refused("qkv_bias", [](ModelConfig& c) { c.qkv_bias = true; });
+        refused("rope_scaling", [](ModelConfig& c) { c.rope_scaling.factor = 16; });
         refused("tie_embeddings", [](ModelConfig& c) { c.tie_embeddings = true; });
         refused("rope_theta", [](ModelConfig& c) { c.rope_theta = 10001; });
         refused("norm_eps", [](ModelConfig& c) { c.norm_eps = 1e-6; });

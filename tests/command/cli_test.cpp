@@ -38,13 +38,46 @@ TEST_SUITE("command line") {
         CHECK(fs::exists(f / "page.html"));
     }
 
+    TEST_CASE("cli: an exported model, its vocabulary with it, is the run's model to every command") {
+        TempDir f;
+        make_corpus(f);
+        REQUIRE(run(f, tiny_run + "--out run --max-steps 20").code == 0);
+        CHECK(fs::exists(f / "run/step_0000000020/tokenizer.json"));
+        REQUIRE(run(f, "export --model run --out folder").code == 0);
+        REQUIRE(run(f, "export --model folder --out model.bin --format llmc").code == 0);
+        const std::string tail = " --prompt 'In the' --tokens 30 --seed 5 --context 64";
+        const Result of_run = run(f, "generate --model run" + tail), of_folder = run(f, "generate --model folder" + tail);
+        CHECK(of_run.code == 0);
+        CHECK(of_folder.out == of_run.out);
+        const Result unnamed = run(f, "generate --model model.bin" + tail);  // llm.c's files have no vocabulary
+        CHECK(unnamed.code == 2);
+        CHECK(unnamed.says("--tokenizer"));
+        CHECK(run(f, "generate --model model.bin --tokenizer bytes" + tail).out == of_run.out);
+        const std::string data = " --data text_val_000000.bin --seq-len 64";
+        CHECK(run(f, "eval --model folder" + data).out == run(f, "eval --model run" + data).out);
+        const Result inspected = run(f, "inspect folder");
+        for (const char* part : {"gpt2: 2 layers", "F32", "tokenizer.json", "transformer.h.1.mlp.c_proj.weight"}) CHECK(inspected.says(part));
+
+        fs::remove(f / "folder/tokenizer.json");
+        CHECK(run(f, "generate --model folder" + tail).says("does not say how its tokens become text"));
+        write_file(f / "folder/tokenizer.json", "{}");
+        CHECK(run(f, "generate --model folder" + tail).code != 0);
+        CHECK(run(f, "--model folder --data text_train_000000.bin -t 64 -x 1 --out tuned").code == 0);  // the shards name theirs
+        CHECK(run(f, "export --model run --out folder").says("is there already"));
+        CHECK(run(f, "export --model run --out folder --force").code == 0);
+        CHECK(run(f, "export --model nowhere --out other").code == 2);
+        CHECK(run(f, "export --model run --out other --dtype int8").code == 2);
+        CHECK(run(f, "export --model run --out other --format llmc --dtype float16").says("fp16"));
+        CHECK_FALSE(fs::exists(f / "other"));
+    }
+
     TEST_CASE("cli: help, version, examples") {
         TempDir f;
         CHECK(run(f, "").says("./train tokenize"));
         CHECK(run(f, "--help").says("--total-batch-tokens"));
         CHECK(run(f, "--version").says("compiler"));
         CHECK(run(f, "--preset list").says("qwen3-0.6b"));
-        for (const char* command : {"tokenize", "generate", "eval", "inspect", "report"}) {
+        for (const char* command : {"tokenize", "generate", "eval", "export", "inspect", "report"}) {
             Result help = run(f, std::string(command) + " --help");
             CHECK(help.code == 0);
             CHECK(help.out.size() > 200);

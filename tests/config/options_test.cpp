@@ -65,6 +65,20 @@ TEST_SUITE("options") {
         std::remove(path.c_str());
     }
 
+    TEST_CASE("options: rotary scaling comes back from its text, and through a ModelConfig") {
+        for (const char* text : {"none", "llama3:32:1:4:8192", "llama3:8:0.1:3.3333333333333335:7", "llama3:1.0000000000000002:1:4:8192"}) {
+            Options o = parse({"--position", "rope", "--vocab-size", "9", "--rope-scaling", text}), back;
+            CHECK(RopeScaling::parse(text).text() == text);
+            set_model_options(back, model_config(o));
+            CHECK(back.rope_scaling == text);
+        }
+        CHECK(RopeScaling::parse("llama3:8:0.5:2:100") == RopeScaling{8, 0.5, 2, 100});
+        CHECK(RopeScaling::parse("llama3:1:2:3:4") == RopeScaling{});  // a factor of 1 scales nothing
+        Options o = parse({"--bias", "0", "--qkv-bias", "--vocab-size", "9"}), back;
+        set_model_options(back, model_config(o));
+        CHECK(back.qkv_bias);
+    }
+
     TEST_CASE("options: JSON and back is the identity, for every preset") {
         for (const std::string& name : preset_names()) {
             CAPTURE(name);
@@ -103,6 +117,14 @@ TEST_SUITE("options") {
         CHECK(has(refusal({"--n-head", "4", "--n-kv-head", "3", "--vocab-size", "9"}), "n-kv-head"));
         CHECK(has(refusal({"--position", "rope", "--head-size", "7", "--vocab-size", "9"}), "odd"));
         CHECK(has(refusal({"--norm", "rmsnorm", "--bias", "1", "--vocab-size", "9"}), "RMSNorm"));
+        CHECK(has(refusal({"--qkv-bias", "--vocab-size", "9"}), "--qkv-bias"));
+        CHECK(has(refusal({"--rope-scaling", "llama3:32:1:4:8192", "--vocab-size", "9"}), "--position rope"));
+        for (const char* scaling : {"", "yarn", "llama3", "llama3:", "llama3:8:1:4", "llama3:8:1:4:8192:1", "llama3:8:1:4:x", "llama3:8;1;4;9",
+                                    "llama3:0.5:1:4:8192", "llama3:nan:1:4:8192", "llama3:inf:1:4:8192", "llama3:8:4:4:8192", "llama3:8:0:4:8192",
+                                    "llama3:8:1:4:0", "llama3:8:1:4:1e300", "llama3:8:1:4:nan", "llama3:8:1:4:8192 "}) {
+            CAPTURE(scaling);
+            CHECK(has(refusal({"--position", "rope", "--vocab-size", "9", "--rope-scaling", scaling}), "--rope-scaling"));
+        }
         try {
             parse({"--n-layrs", "3"});
             CHECK(false);

@@ -1,39 +1,16 @@
 // A golden file (see README.md) and its weights in a model of this program.
 #pragma once
 
-#include <cstdio>
 #include <functional>
 
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
-#include "src/checkpoint/safetensors.h"
 #include "src/model/instance.h"
+#include "tests/support/golden.h"
 #include "tests/support/numeric.h"
 
 namespace traincu::test {
-
-// One golden file, read whole: the tests read types that the program's reader has no use for.
-struct Golden {
-    explicit Golden(const std::string& path) : file(path) {
-        bytes.resize(static_cast<size_t>(file.size()));
-        std::FILE* f = std::fopen(path.c_str(), "rb");
-        ENSURE(f && std::fread(bytes.data(), 1, bytes.size(), f) == bytes.size());
-        std::fclose(f);
-    }
-    bool has(const std::string& name) const { return file.find(name) != nullptr; }
-    template <class T>
-    std::vector<T> get(const std::string& name) const {
-        const StoredTensor* t = file.find(name);
-        if (!t) throw std::runtime_error("golden file lacks " + name);
-        ENSURE(t->bytes == t->numel() * static_cast<int64_t>(sizeof(T)));
-        std::vector<T> values(static_cast<size_t>(t->numel()));
-        std::memcpy(values.data(), bytes.data() + t->offset, static_cast<size_t>(t->bytes));
-        return values;
-    }
-    SafetensorsFile file;
-    std::vector<std::byte> bytes;
-};
 
 inline ModelConfig config_from(const nlohmann::json& j) {
     ModelConfig c;
@@ -41,7 +18,11 @@ inline ModelConfig config_from(const nlohmann::json& j) {
     c.head_size = j["head_size"];
     c.vocab_size = j["vocab_size"], c.max_seq_len = j["max_seq_len"], c.bias = j["bias"], c.qk_norm = j["qk_norm"],
     c.tie_embeddings = j["tie_embeddings"];
-    c.rope_theta = j["rope_theta"], c.norm_eps = j["norm_eps"];
+    c.rope_theta = j["rope_theta"], c.norm_eps = j["norm_eps"], c.qkv_bias = j.value("qkv_bias", false);
+    if (j.contains("rope_scaling")) {
+        const nlohmann::json& s = j["rope_scaling"];
+        c.rope_scaling = {s["factor"], s["low_freq_factor"], s["high_freq_factor"], s["original_max_position"]};
+    }
     c.norm = j["norm"] == "rmsnorm" ? NormKind::rmsnorm : NormKind::layernorm;
     c.position = j["position"] == "rope" ? PositionKind::rope : j["position"] == "none" ? PositionKind::none : PositionKind::learned;
     c.mlp = j["mlp"] == "swiglu" ? MlpKind::swiglu : MlpKind::gelu;

@@ -22,6 +22,7 @@ OPTIMIZER = dict(lr=1e-2, beta1=0.9, beta2=0.95, adam_eps=1e-8, weight_decay=0.1
 
 GPT2 = dict(norm="layernorm", position="learned", mlp="gelu", bias=True, qk_norm=False, rope_theta=10000.0, norm_eps=1e-5)
 LLAMA = dict(norm="rmsnorm", position="rope", mlp="swiglu", bias=False, qk_norm=False, rope_theta=10000.0, norm_eps=1e-5)
+QWEN2 = dict(LLAMA, qkv_bias=True, rope_theta=1000000.0, norm_eps=1e-6)
 QWEN3 = dict(LLAMA, qk_norm=True, rope_theta=1000000.0, norm_eps=1e-6)
 
 
@@ -44,6 +45,10 @@ CASES = {
     "llama_tied": (shape(LLAMA, 32, 4, 4, 8, 44), WINDOWS, 2),
     "llama_slices": (shape(LLAMA, 24, 4, 1, 6, 52), dict(documents=[[11, 13, 8], [5], [7, 1, 12]], padding=0, ends=True), 2),
     "llama_z_loss": (shape(LLAMA, 24, 3, 3, 8, 40, tie_embeddings=False, z_loss=0.01), WINDOWS, 3),
+    # Wavelengths of 6 (kept), 20 (between), 63 and 199 (stretched), told apart within the 29 tokens of a window.
+    "llama3_scaled": (shape(LLAMA, 28, 4, 2, 8, 48, rope_theta=100.0,
+                            rope_scaling=dict(factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=32)), WINDOWS, 1),
+    "qwen2": (shape(QWEN2, 24, 4, 2, 6, 44, tie_embeddings=False), WINDOWS, 1),
     "qwen3": (shape(QWEN3, 24, 4, 2, 10, 44, tie_embeddings=False), WINDOWS, 2),
     "qwen3_documents": (shape(QWEN3, 28, 6, 2, 8, 46), dict(documents=[[21], [1], [3], [26]], padding=6, ends=False), 1),
     "nobias_layernorm_none": (shape(GPT2, 24, 4, 2, 6, 80, bias=False, position="none"), WINDOWS, 1),
@@ -63,12 +68,12 @@ def make_weights(c, rng):
     def matrix(name, rows, cols, std):
         weights[name + ".weight"] = rng.normal(0, std, (rows, cols)).astype(np.float32)
 
-    def linear(name, inputs, outputs, std=0.15):
+    def linear(name, inputs, outputs, std=0.15, bias=c["bias"]):
         if uses_gpt2_names(c):
             matrix(name, inputs, outputs, std)  # GPT-2's checkpoints store the transpose (Conv1D)
         else:
             matrix(name, outputs, inputs, std)
-        if c["bias"]:
+        if bias:
             weights[name + ".bias"] = rng.normal(0, 0.1, outputs).astype(np.float32)
 
     def norm(name, width, bias):
@@ -96,9 +101,10 @@ def make_weights(c, rng):
         for layer in range(c["n_layer"]):
             h = f"model.layers.{layer}."
             norm(h + "input_layernorm", C, False)
-            linear(h + "self_attn.q_proj", C, q_width, 0.2)
-            linear(h + "self_attn.k_proj", C, kv_width, 0.2)
-            linear(h + "self_attn.v_proj", C, kv_width)
+            qkv_bias = c.get("qkv_bias", False)
+            linear(h + "self_attn.q_proj", C, q_width, 0.2, bias=qkv_bias)
+            linear(h + "self_attn.k_proj", C, kv_width, 0.2, bias=qkv_bias)
+            linear(h + "self_attn.v_proj", C, kv_width, bias=qkv_bias)
             if c["qk_norm"]:
                 norm(h + "self_attn.q_norm", c["head_size"], False)
                 norm(h + "self_attn.k_norm", c["head_size"], False)
@@ -153,9 +159,20 @@ def rmsnorm(x, weight, eps):
     return x / torch.sqrt((x**2).mean(-1, keepdim=True) + eps) * weight
 
 
-def rope(x, positions, theta):  # (T,NH,HS): pairs lie half a head apart
+def stretched(frequency, s):
+    """Llama 3.1's scaling of one rotary frequency, by how often its wave fits into the context of the pretraining."""
+    fits = s["original_max_position"] / (2 * math.pi / frequency)
+    smooth = (fits - s["low_freq_factor"]) / (s["high_freq_factor"] - s["low_freq_factor"])
+    smooth = min(max(smooth, 0.0), 1.0)
+    return smooth * frequency + (1 - smooth) * frequency / s["factor"]
+
+
+def rope(x, positions, theta, scaling=None):  # (T,NH,HS): pairs lie half a head apart
     half = x.shape[-1] // 2
-    angle = positions[:, None, None] * theta ** (-torch.arange(half, dtype=x.dtype) / half)  # (T,1,HS/2)
+    frequencies = theta ** (-torch.arange(half, dtype=x.dtype) / half)
+    if scaling:
+        frequencies = torch.tensor([stretched(f, scaling) for f in frequencies.tolist()], dtype=x.dtype)
+    angle = positions[:, None, None] * frequencies  # (T,1,HS/2)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], -1)
 
@@ -202,7 +219,7 @@ def token_losses(c, weights, batch):
             q = rmsnorm(q, weights[h + "self_attn.q_norm.weight"], c["norm_eps"])
             k = rmsnorm(k, weights[h + "self_attn.k_norm.weight"], c["norm_eps"])
         if c["position"] == "rope":
-            q, k = rope(q, positions, c["rope_theta"]), rope(k, positions, c["rope_theta"])
+            q, k = (rope(part, positions, c["rope_theta"], c.get("rope_scaling")) for part in (q, k))
         heads = []
         for head in range(NH):
             key_head = head // (NH // NKV)
@@ -270,7 +287,8 @@ def train(c, weights, batch):
 
 def verify_transformers(c, weights, batch, losses, gradients):
     """Largest differences of a token's loss and (relative to its tensor) of a gradient; None where no such model exists."""
-    from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+    from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                              Qwen3ForCausalLM)
     if uses_gpt2_names(c):
         if not c["bias"] or c["position"] == "none":
             return None
@@ -279,11 +297,17 @@ def verify_transformers(c, weights, batch, losses, gradients):
             n_inner=c["d_ff"], layer_norm_epsilon=c["norm_eps"], resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
             tie_word_embeddings=c["tie_embeddings"], attn_implementation="eager"))
     else:
-        config, kind = (Qwen3Config, Qwen3ForCausalLM) if c["qk_norm"] else (LlamaConfig, LlamaForCausalLM)
+        config, kind = ((Qwen3Config, Qwen3ForCausalLM) if c["qk_norm"] else
+                        (Qwen2Config, Qwen2ForCausalLM) if c.get("qkv_bias") else (LlamaConfig, LlamaForCausalLM))
+        frequencies = dict(rope_type="default", rope_theta=c["rope_theta"])
+        if scaling := c.get("rope_scaling"):
+            frequencies |= dict(rope_type="llama3", factor=scaling["factor"], low_freq_factor=scaling["low_freq_factor"],
+                                high_freq_factor=scaling["high_freq_factor"],
+                                original_max_position_embeddings=scaling["original_max_position"])
         model = kind(config(
             vocab_size=c["vocab_size"], hidden_size=c["d_model"], intermediate_size=c["d_ff"], num_hidden_layers=c["n_layer"],
             num_attention_heads=c["n_head"], num_key_value_heads=c["n_kv_head"], head_dim=c["head_size"], rms_norm_eps=c["norm_eps"],
-            max_position_embeddings=c["max_seq_len"], rope_parameters=dict(rope_type="default", rope_theta=c["rope_theta"]),
+            max_position_embeddings=c["max_seq_len"], rope_parameters=frequencies,
             tie_word_embeddings=c["tie_embeddings"], attn_implementation="eager"))
     model = model.double().eval()
     absent, unknown = model.load_state_dict(weights, strict=False)
@@ -342,12 +366,13 @@ def make_case(name, c, layout, seed, out, verify):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="only these")
     parser.add_argument("--verify-transformers", action="store_true", help="compare with Hugging Face's models")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the same sums in the same order on every machine
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, (config, layout, seed) in CASES.items():
-        make_case(name, config, layout, seed, args.out, args.verify_transformers)
+    for name in args.cases:
+        make_case(name, *CASES[name], args.out, args.verify_transformers)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,42 @@ TEST_SUITE("rope") {
         }
     }
 
+    TEST_CASE("rope: Llama 3.2's frequencies are those that transformers computes (in f32)") {
+        const RopeScaling scaling{32, 1, 4, 8192};
+        // pair -> radians a position: kept to 14, between from 15 to 17, stretched from 18
+        const std::vector<std::pair<int64_t, double>> expected = {{0, 1},
+                                                                  {1, 0.66360128},
+                                                                  {14, 0.0032114461},
+                                                                  {15, 0.001290548},
+                                                                  {16, 0.00042955671},
+                                                                  {17, 9.7082862e-05},
+                                                                  {18, 1.9461639e-05},
+                                                                  {31, 9.4183065e-08}};
+        for (auto [pair, frequency] : expected) {
+            CAPTURE(pair);
+            CHECK(rope_frequency(pair, 64, 500000, scaling) == doctest::Approx(frequency).epsilon(2e-6));
+        }
+        for (int64_t i = 0; i < 32; i++)
+            CHECK(rope_frequency(i, 64, 500000, {}) == doctest::Approx(std::pow(500000.0, -double(i) / 32)).epsilon(1e-15));
+    }
+
+    TEST_CASE("rope: every number of the scaling has a table of angles of its own, and the rotation follows it") {
+        Pool pool;
+        Stream stream;
+        const RopeScaling sets[] = {{}, {4, 1, 4, 32}, {8, 1, 4, 32}, {4, 2, 4, 32}, {4, 1, 3, 32}, {4, 1, 4, 64}, {}};
+        for (const RopeScaling& scaling : sets) {
+            RopeParams p{1, 1, 16, 100.0, 0, scaling};
+            Problem x(pool, Dtype::f64, 5, false, p);
+            x.forward();
+            for (int64_t t = 0; t < 5; t++)
+                for (int64_t i = 0; i < 8; i++) {
+                    const double angle = Pool::get(x.positions, t) * rope_frequency(i, 16, 100.0, scaling);
+                    const double a = Pool::get(x.qkv, t * 48 + i), b = Pool::get(x.qkv, t * 48 + i + 8);
+                    CHECK(Pool::get(x.qk, t * 32 + i) == doctest::Approx(a * std::cos(angle) - b * std::sin(angle)).epsilon(1e-9));
+                }
+        }
+    }
+
     TEST_CASE("rope: the product of a query and a key depends on the distance between them alone") {
         Pool pool;
         Stream stream;

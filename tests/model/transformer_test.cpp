@@ -35,7 +35,7 @@ TEST_SUITE("model") {
         ModelConfig untied_gpt2 = gpt2_like();
         untied_gpt2.tie_embeddings = false;
         int which = 0;
-        for (const ModelConfig& config : {gpt2_like(), untied_gpt2, llama_like(), qwen3_like()}) {
+        for (const ModelConfig& config : {gpt2_like(), untied_gpt2, llama_like(), llama3_like(), qwen2_like(), qwen3_like()}) {
             CAPTURE(which);
             which++;
             TinyModel m(config, Dtype::f64, 46, Recompute::none, 0.001);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "src/base/philox.h"
 #include "src/model/init.h"
 #include "src/model/instance.h"
 #include "src/optim/optimizer.h"
@@ -95,9 +96,19 @@ inline ModelConfig qwen3_like() {
     c.bias = false, c.qk_norm = true;
     return c;
 }
+inline ModelConfig qwen2_like() {
+    ModelConfig c = qwen3_like();
+    c.qk_norm = false, c.qkv_bias = true, c.head_size = 6;
+    return c;
+}
 inline ModelConfig llama_like() {
     ModelConfig c = qwen3_like();
     c.qk_norm = false, c.tie_embeddings = false, c.head_size = 6;
+    return c;
+}
+inline ModelConfig llama3_like() {
+    ModelConfig c = llama_like();
+    c.rope_theta = 100, c.rope_scaling = {4, 1, 4, 32};  // kept, between and stretched waves among the three pairs
     return c;
 }
 

@@ -77,7 +77,9 @@ h1 + .panel { margin: 22px 0 12px; }
   .card .value { font-size: 17px; }
   h2 { break-after: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  @page { margin: 14mm; }
+  @page { size: landscape; margin: 12mm; }
+  .panel { overflow: visible; break-inside: auto; } tr, .samples .panel, .bars { break-inside: avoid; }
+  table { font-size: 11px; } th, td { padding: 3px 10px 3px 0; } td.run { min-width: 110px; }
 }
 )";
 
@@ -183,12 +185,12 @@ struct Page : View {
             "</style></head>\n<body><main>\n<div class=\"brand\">train.cu report</div><h1>" + name + "</h1>\n";
         const std::string charts = "<div class=\"charts\">\n" + all_charts(*this) + "</div>\n";
         if (!several()) {
-            text += commands() + cards() + verdicts() + charts + samples() + remarks() + memory_table(*this) + checkpoint_table(*this) +
+            text += commands() + cards() + verdicts() + charts + samples() + remarks() + arena_table(*this) + checkpoint_table(*this) +
                     settings_lists(runs[0]);
             std::string build = string_in(runs[0].settings, "build");
             if (!build.empty()) text += "<h2>Build</h2>\n<div class=\"panel\"><pre>" + escape_html(build) + "</pre></div>\n";
         } else {
-            text += result_table(*this) + verdicts() + charts + differing_settings(*this) + speed_table(*this) + memory_table(*this) +
+            text += result_table(*this) + verdicts() + charts + differing_settings(*this) + speed_table(*this) + arena_table(*this) +
                     samples() + remarks() + checkpoint_table(*this) + commands();
         }
         return text + "</main></body></html>\n";

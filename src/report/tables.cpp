@@ -136,7 +136,7 @@ std::string speed_table(const View& view) {
         "<div class=\"where\">Medians over the steps; &#8220;in all&#8221; is the time with validations, samples and checkpoints.</div>");
 }
 
-std::string memory_table(const View& view) {
+std::string arena_table(const View& view) {
     const std::vector<std::string> arenas = arenas_of(view);
     if (arenas.empty()) return "";
     RunTable table(view);

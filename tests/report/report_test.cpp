@@ -362,7 +362,7 @@ TEST_SUITE("report") {
             for (int s = 1; s <= 14; s++) log += format("{\"step\":%d,\"checkpoint\":\"where/step_%d\"}\n", s * 1000, s);
             nlohmann::ordered_json settings;
             settings["options"] = {{"preset", "tiny"}, {"lr", 0.1 * i}, {"seed", 5}, {"out", "elsewhere" + std::to_string(i)}};
-            settings["memory"] = {{"weights", 1024 * i}, {"odd <arena>", 3 * 1024 * 1024}};
+            settings["memory"] = {{"weights", i << 20}, {"odd <arena>", 3 << 20}};
             written(folder, format("run%d/log.jsonl", i), log);
             written(folder, format("run%d/run.json", i), settings.dump());
         }
@@ -385,8 +385,8 @@ TEST_SUITE("report") {
             CHECK(row_of("Speed", i) == format("run%d</td>", i) + number + format("%d0,234", i) + end + number + format("%d ms", 40 * i) +
                                             end + number + format("%d2.5 %%", i) + end + number + format("6%d %%", i) + end + number +
                                             duration(102 * i) + end);
-            CHECK(row_of("Memory", i) ==
-                  format("run%d</td>", i) + number + format("%d.00 KiB", i) + end + number + "3.00 MiB" + end + number + "3.00 MiB" + end);
+            CHECK(row_of("Memory", i) == format("run%d</td>", i) + number + format("%d.00 MiB", i) + end + number + "3.00 MiB" + end +
+                                             number + format("%d.00 MiB", 3 + i) + end);
             CHECK(row_of("Checkpoints", i) ==
                   format("run%d</td>", i) + number + "14" + end +
                       "<td>1,000, 2,000, 3,000, 4,000, 5,000, &#8230;, 10,000, 11,000, 12,000, 13,000, 14,000</td>" +
@@ -400,8 +400,9 @@ TEST_SUITE("report") {
         CHECK(page.find("<td>seed</td>") == std::string::npos);
         CHECK(page.find("elsewhere") == std::string::npos);
         CHECK(page.find("odd &lt;arena&gt;") != std::string::npos);
-        // the widths of the bars are to scale: the third run has the most, 3 KiB and 3 MiB
-        CHECK(page.find(format("width:%.2f%%", 100.0 * 2 / (3 * 1024 + 3))) != std::string::npos);
+        // the bars are to scale: the third run has the most, 3 and 3 MiB
+        for (const char* width : {"16.67", "33.33", "50.00"})
+            CHECK(page.find(std::string("<i style=\"width:") + width + "%;background:#1f5fbf\"") != std::string::npos);
 
         // the last validation of each run by tokens and by time stands where its own tokens and seconds put it: 300k and 306 s are the
         // right edge
@@ -474,14 +475,14 @@ TEST_SUITE("report") {
         Chart chart{.title = "t", .unit = "u"};
         for (int i = 0; i < 12; i++)
             chart.lines.push_back(
-                {.curve = {{0, 100}, {2, 1 + 1e-4 * i}}, .color = "#123456", .end_value = true, .mark = std::to_string(i)});
+                {.curve = {{0, 100}, {1, 2 - 1e-4 * i}}, .color = "#123456", .end_value = true, .mark = std::to_string(i)});
         chart.lines.push_back({.curve = {{0, 40}, {2, 1.5}}, .color = "#123456", .end_value = true, .mark = "inside"});
-        chart.lines.push_back({.curve = {{0, 100}, {2, 2}}, .color = "#123456", .end_value = true, .mark = "top"});
+        chart.lines.push_back({.curve = {{0, 100}, {2, 1}}, .color = "#123456", .end_value = true, .mark = "low"});
         const std::string text = svg(chart);
         CHECK(imbalance(text) == "");
         CHECK(text.find(">inside</text>") != std::string::npos);
         CHECK(text.find("1.500") == std::string::npos);
-        CHECK(text.find("top</tspan>&#160; 2.000</text>") != std::string::npos);
+        CHECK(text.find("low</tspan>&#160; 1.000</text>") != std::string::npos);
         std::vector<double> heights;
         for (size_t at = text.find("class=\"end\""); at != std::string::npos; at = text.find("class=\"end\"", at + 1))
             if (text.compare(text.find('>', at), 8, ">inside<") != 0)

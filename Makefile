@@ -125,7 +125,7 @@ asan:
 # Speed beside the processor's peak and, where asked for, beside PyTorch and llm.c: see tests/bench/bench.py
 bench: all $(BUILD)/gemm_bench
 	python3 tests/bench/bench.py $(BENCH_ARGS)
-$(BUILD)/gemm_bench: $(BUILD)/tests/bench/gemm_bench.cpp.o $(BUILD)/kernels/gemm_cpu.cpp.o $(BUILD)/kernels/gemm_onednn.cpp.o $(BUILD)/src/base/error.cpp.o
+$(BUILD)/gemm_bench: $(BUILD)/tests/bench/gemm_bench.cpp.o $(BUILD)/kernels/gemm_cpu.cpp.o $(BUILD)/kernels/gemm_onednn.cpp.o $(BUILD)/src/plan/fma_peak.cpp.o $(BUILD)/src/base/error.cpp.o
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/tests/bench/%.cpp.o: OPTIMIZE = -O3

@@ -12,17 +12,18 @@
 #include <cstdio>
 #include <memory>
 
-#include "kernels/matmul.h"             // set_gemm_engine
-#include "src/base/process.h"           // set_threads, wait_passively, keep_freed_memory
+#include "kernels/matmul.h"             // gemm_engine_name
+#include "src/base/process.h"           // wait_passively, keep_freed_memory
 #include "src/base/signals.h"           // stop_signal
 #include "src/base/version.h"           // build_summary
-#include "src/checkpoint/formats.h"     // find_model, load_model
+#include "src/checkpoint/formats.h"     // load_model
 #include "src/command/choice_scorer.h"  // ChoiceScorer
 #include "src/command/commands.h"       // the other commands
 #include "src/command/evaluation.h"     // Evaluator
 #include "src/command/progress.h"       // ProgressLine
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
 #include "src/command/run_memory.h"     // RunMemory
+#include "src/command/run_setup.h"      // resolve_options, use_processor
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
 #include "src/config/options.h"         // Options
@@ -45,9 +46,8 @@ struct Run {
     std::string command;
     RealIo io;
     RunDirectory directory;
-    std::optional<ModelOnDisk> start_model;  // --model
+    RunFiles files;  // --model, the tokenizer
     std::unique_ptr<Loader> data, val_data;
-    std::unique_ptr<Tokenizer> tokenizer;  // null: neither the shards nor --model name one, so no samples
     std::unique_ptr<RunMemory> memory;     // weights, gradients, optimizer, and the models that train, validate and sample
     std::unique_ptr<Evaluator> evaluator;  // null without --val-data
     std::vector<ChoiceExample> hellaswag;  // --hellaswag
@@ -71,8 +71,7 @@ void read_options(Run& run, int argc, char** argv) {
     if (!o.hellaswag.empty() && o.val_data.empty())
         throw Error(ExitCode::usage, "--hellaswag is scored with every validation, and there is none without --val-data",
                     "give --val-data too");
-    run.threads = set_threads(static_cast<int>(o.threads));
-    set_gemm_engine(o.gemm == "own" ? GemmEngine::own : o.gemm == "onednn" ? GemmEngine::onednn : GemmEngine::automatic);
+    run.threads = use_processor(o);
 }
 
 // ---- 2. data
@@ -88,14 +87,7 @@ LoaderConfig loader_config(const Options& o, const std::string& patterns) {
 
 void open_data(Run& run) {
     Options& o = run.options;
-    if (o.from_scratch && o.model.empty())
-        throw Error(ExitCode::usage, "--from-scratch needs the --model whose shape it takes", "give --model too, or leave out both");
-    if (!o.model.empty()) run.start_model = find_model(o.model), set_model_options(o, run.start_model->config);
-    const ShardHeader header = Shard(expand_glob(o.data)[0]).header();
-    if (o.vocab_size == 0) o.vocab_size = header.vocab_size;
-    run.tokenizer = tokenizer_of_kind(header.tokenizer);
-    if (!run.tokenizer && run.start_model) run.tokenizer = usable_tokenizer(*run.start_model);
-    resolve_batch(o);
+    run.files = resolve_options(o);
     LoaderConfig config = loader_config(o, o.data);
     config.rows_per_step = o.total_batch_tokens / o.seq_len;
     config.shuffle = o.shuffle;
@@ -111,20 +103,24 @@ void build_model(Run& run) {
     set_model_options(o, model_config(o));          // zeros become what they stand for
     run.directory = open_run_directory(run.io, o);  // only now: a mistake so far leaves nothing behind
     if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
-    const RunUses uses{run.val_data != nullptr, run.tokenizer != nullptr};
+    const RunUses uses{run.val_data != nullptr, run.files.tokenizer != nullptr};
     resolve_recompute(o, uses, available_memory());
     run.memory = std::make_unique<RunMemory>(o, uses);
     run.memory->allocate();
     run.guard = std::make_unique<Guard>(o.skip_zscore);
     if (run.val_data)
-        run.evaluator =
-            std::make_unique<Evaluator>(*run.memory->validation, *run.val_data, o.batch_size, o.seq_len, o.val_tokens, run.tokenizer.get());
+        run.evaluator = std::make_unique<Evaluator>(*run.memory->validation, *run.val_data, o.batch_size, o.seq_len, o.val_tokens,
+                                                    run.files.tokenizer.get());
     if (!run.hellaswag.empty())
         run.choice_scorer =
             std::make_unique<ChoiceScorer>(*run.memory->validation, run.hellaswag, o.hellaswag, o.seq_len, o.hellaswag_examples);
 }
 
 // ---- 4. weights
+
+RunState state_of(const Run& run) {
+    return {run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get(), run.files.tokenizer.get()};
+}
 
 void print_tables(const Run& run) {
     std::vector<TableRow> rows;
@@ -150,12 +146,12 @@ void restore(Run& run) {
                                        run.options.tensorboard);
     const Tensor flat = run.memory->weights.door.flat_weights();
     if (run.directory.resumes()) {
-        RunState state{0, 0, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get(), run.tokenizer.get()};
+        RunState state = state_of(run);
         if (!restore_run_state(run.directory, state)) std::printf("the data changed: its order begins anew\n");
         run.step = state.step, run.tokens = state.tokens;
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
-    } else if (run.start_model && !run.options.from_scratch) {
-        load_model(*run.start_model, run.memory->weights.table, flat);
+    } else if (run.files.model && !run.options.from_scratch) {
+        load_model(*run.files.model, run.memory->weights.table, flat);
         std::printf("weights from %s\n", run.options.model.c_str());
     } else {
         init_weights(flat, run.memory->weights.table, static_cast<uint64_t>(run.options.seed));
@@ -166,9 +162,7 @@ void restore(Run& run) {
 
 // A checkpoint that cannot be written is worth a warning; three in a row end the run, and so does `required` (the last one).
 void save(Run& run, bool required) try {
-    const RunState state{run.step,        run.tokens,         run.data.get(), &run.memory->weights, &run.memory->optimizer,
-                         run.guard.get(), run.tokenizer.get()};
-    const std::string path = save_run_state(run.io, run.directory, state, run.options);
+    const std::string path = save_run_state(run.io, run.directory, state_of(run), run.options);
     std::printf("saved %s\n", path.c_str());
     run.log->checkpoint(run.step, path);
     if (run.options.keep > 0) retain_checkpoints(run.io, run.directory.path, static_cast<int>(run.options.keep));
@@ -194,13 +188,13 @@ void validate(Run& run) {
 
 void sample(Run& run) {
     if (!run.memory->generator) return;
-    std::vector<int32_t> prompt = run.tokenizer->encode(run.options.prompt);
-    prompt.insert(prompt.begin(), run.tokenizer->eot());
+    std::vector<int32_t> prompt = run.files.tokenizer->encode(run.options.prompt);
+    prompt.insert(prompt.begin(), run.files.tokenizer->eot());
     SamplingOptions sampling;
-    sampling.temperature = 0.8, sampling.vocab_size = run.tokenizer->vocab_size();
+    sampling.temperature = 0.8, sampling.vocab_size = run.files.tokenizer->vocab_size();
     const auto ids = run.memory->generator->run(prompt, run.options.sample_tokens, sampling, static_cast<uint64_t>(run.options.seed),
-                                                run.tokenizer->eot(), {}, run.stream);
-    const std::string text = run.options.prompt + run.tokenizer->decode(ids);
+                                                run.files.tokenizer->eot(), {}, run.stream);
+    const std::string text = run.options.prompt + run.files.tokenizer->decode(ids);
     std::printf("--- sample\n%s\n---\n", text.c_str());
     run.log->sample(run.step, text);
 }
@@ -288,7 +282,8 @@ const char* examples =
     "  ./train tokenize book.txt --out corpora/book                                     text to token shards\n"
     "  ./train --preset demo --data 'corpora/book_train_*.bin' --out runs/book          shards to a model\n"
     "  ./train generate --model runs/book --prompt 'Once upon a time'                   a model to text\n\n"
-    "make demo does all three on real text. ./train --help lists every option; other commands: eval, export, inspect, report.\n";
+    "make demo does all three on real text. ./train --help lists every option; other commands: plan, bench, eval, export, inspect, "
+    "report.\n";
 
 int run_command(int argc, char** argv) {
     if (argc < 2) return std::fputs(examples, stdout), 0;
@@ -300,9 +295,11 @@ int run_command(int argc, char** argv) {
     if (command == "export") return export_command(argc - 2, argv + 2);
     if (command == "inspect") return inspect_command(argc - 2, argv + 2);
     if (command == "report") return report_command(argc - 2, argv + 2);
+    if (command == "plan") return plan_command(argc - 2, argv + 2);
+    if (command == "bench") return bench_command(argc - 2, argv + 2);
     if (command[0] != '-')
         throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
-                    "the commands are tokenize, generate, eval, export, inspect, report; without one, ./train trains");
+                    "the commands are tokenize, plan, bench, generate, eval, export, inspect, report; without one, ./train trains");
     return train_command(argc, argv);
 }
 

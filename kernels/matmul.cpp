@@ -17,10 +17,13 @@ namespace {
 
 GemmEngine wanted_engine = GemmEngine::automatic;
 
-double seconds = 0;
+double seconds = 0, flops = 0;
 
-// Adds the time from its birth to its end to `seconds`.
+// Adds the time from its birth to its end to `seconds`, and the work of one product to `flops`.
 struct Stopwatch {
+    Stopwatch(int64_t N, int64_t OC, int64_t IC) {
+        flops += 2.0 * static_cast<double>(N) * static_cast<double>(OC) * static_cast<double>(IC);
+    }
     std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
     ~Stopwatch() { seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
 };
@@ -92,7 +95,7 @@ void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& 
     const int64_t N = inp.rows(), IC = inp.cols(), OC = weight.rows();
     ENSURE(stream.device == Device::cpu && out.is({N, OC}) && inp.is({N, IC}) && weight.is({OC, IC}) && (!bias || bias.is({OC})));
     ENSURE(out.dtype == inp.dtype && weight.dtype == inp.dtype);
-    cpu::Stopwatch stopwatch;
+    cpu::Stopwatch stopwatch(N, OC, IC);
     dispatch_real(inp.dtype, [&](auto zero) {
         using T = decltype(zero);
         cpu::multiply(N, OC, IC, cpu::plain<T>(inp), cpu::transposed<T>(weight), out, bias ? bias.as<T>() : nullptr, false, 0);
@@ -103,7 +106,7 @@ void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stre
     const int64_t N = dout.rows(), OC = dout.cols(), IC = weight.cols();
     ENSURE(stream.device == Device::cpu && dinp.is({N, IC}) && dout.is({N, OC}) && weight.is({OC, IC}));
     ENSURE(dinp.dtype == dout.dtype && weight.dtype == dout.dtype);
-    cpu::Stopwatch stopwatch;
+    cpu::Stopwatch stopwatch(N, OC, IC);
     dispatch_real(dout.dtype, [&](auto zero) {
         using T = decltype(zero);
         cpu::multiply(N, IC, OC, cpu::plain<T>(dout), cpu::plain<T>(weight), dinp, static_cast<const T*>(nullptr), false, 0);
@@ -115,7 +118,7 @@ void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor in
     ENSURE(stream.device == Device::cpu && dweight.is({OC, IC}) && dout.is({N, OC}) && inp.is({N, IC}) && (!dbias || dbias.is({OC})));
     ENSURE(dweight.dtype == dout.dtype && inp.dtype == dout.dtype && unit_rows >= 0);
     if (N == 0) return;
-    cpu::Stopwatch stopwatch;
+    cpu::Stopwatch stopwatch(N, OC, IC);
     dispatch_real(dout.dtype, [&](auto zero) {
         using T = decltype(zero);
         cpu::multiply(OC, IC, N, cpu::transposed<T>(dout), cpu::plain<T>(inp), dweight, static_cast<const T*>(nullptr), true, unit_rows);
@@ -152,5 +155,6 @@ std::string gemm_engine_name() {
 }
 
 double matmul_seconds() { return cpu::seconds; }
+double matmul_flops() { return cpu::flops; }
 
 }  // namespace traincu

@@ -41,5 +41,7 @@ std::string gemm_engine_name();           // "own (AVX-512)", "oneDNN 2.6.3"
 
 // Seconds spent in the functions above since the program started: a step's share of matrix products is told from it.
 double matmul_seconds();
+// Floating-point operations of the same calls: 2 N OC IC each.
+double matmul_flops();
 
 }  // namespace traincu

@@ -11,5 +11,7 @@ int eval_command(int argc, char** argv);              // loss, perplexity, bits 
 int export_command(int argc, char** argv);            // a model for transformers, lm-eval or llm.c
 int inspect_command(int argc, char** argv);           // what is in a shard, a safetensors file, a checkpoint
 int report_command(int argc, char** argv);            // curves of runs as an HTML page, beside a reference
+int plan_command(int argc, char** argv);              // memory and speed of a run before it starts
+int bench_command(int argc, char** argv);             // every kernel beside its roofline
 
 }  // namespace traincu

@@ -1,5 +1,6 @@
 #include "src/command/run_memory.h"
 
+#include "src/command/run_setup.h"
 #include "src/plan/memory.h"
 
 namespace traincu {
@@ -13,13 +14,6 @@ AdamwParams adamw_params(const Options& o) {
 }
 
 }  // namespace
-
-ModelOptions training_options(const Options& o) {
-    ModelOptions options;
-    options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
-    options.recompute = recompute_named(o.recompute);
-    return options;
-}
 
 RunMemory::RunMemory(const Options& o, const RunUses& uses)
     : weights(model_config(o), Dtype::f32, true),

@@ -18,9 +18,6 @@ struct RunUses {
     bool validates = false, samples = false;
 };
 
-// The model of the training steps: the largest micro-batch, what is recomputed.
-ModelOptions training_options(const Options& o);
-
 struct RunMemory {
     // o: vocabulary, batch and --recompute resolved. Declares only; Error(usage) where the options describe no model.
     RunMemory(const Options& o, const RunUses& uses);

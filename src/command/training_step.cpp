@@ -4,15 +4,10 @@
 #include <cstring>
 
 #include "kernels/matmul.h"
+#include "src/command/run_setup.h"
 #include "src/model/flops.h"
 
 namespace traincu {
-
-namespace {
-
-int micro_batches(const Options& o) { return static_cast<int>((o.total_batch_tokens / o.seq_len + o.batch_size - 1) / o.batch_size); }
-
-}  // namespace
 
 TrainingStep::TrainingStep(const Options& o, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, Guard& guard,
                            double peak_flops)
@@ -22,7 +17,7 @@ TrainingStep::TrainingStep(const Options& o, ModelInstance& trainer, WeightStore
       guard_(guard),
       peak_flops_(peak_flops),
       executor_(trainer.model, weights.door),
-      schedule_(training_schedule(trainer.model.n_parts(), micro_batches(o), o.recompute != "none")),
+      schedule_(training_schedule(trainer.model.n_parts(), step_shape(o).micro_batches(), o.recompute != "none")),
       lr_{o.lr_schedule, o.lr, o.min_lr_fraction, o.warmup_steps, o.max_steps, o.decay_fraction} {}
 
 StepRecord TrainingStep::run(int64_t step, const StepBatch& batch, Stream& stream) {

@@ -25,15 +25,17 @@ Recompute recompute_named(const std::string& name) {
 
 namespace {
 
-bool drops_attention(Recompute r) { return r == Recompute::attention || r == Recompute::block; }
-bool drops_mlp(Recompute r) { return r == Recompute::mlp || r == Recompute::block; }
-
 RopeParams rope_params(const ModelConfig& c) {
     return {c.n_head, c.n_kv_head, c.head_size, c.position == PositionKind::rope ? c.rope_theta : 0.0, c.norm_eps, c.rope_scaling};
 }
-bool touches_qk(const ModelConfig& c) { return c.qk_norm || c.position == PositionKind::rope; }
 
 }  // namespace
+
+int64_t logits_rows(const ModelOptions& options) {
+    const int64_t fill = (int64_t{64} << 20) / (options.config.padded_vocab() * size_of(options.dtype));
+    const uint64_t rows = std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fill, 64, 4096)));
+    return std::min(static_cast<int64_t>(rows), options.max_tokens);
+}
 
 Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& activations, Arena& scratch)
     : options_(options), door_(door) {
@@ -41,10 +43,7 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     const Dtype type = options.dtype;
     const int64_t T = options.max_tokens, C = c.d_model;
     const bool training = options.training, layernorm = c.norm == NormKind::layernorm;
-    // As many rows of logits at a time as fill up to 64 MB: large enough for an efficient product, far below (T,V). A power of two, so that
-    // chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
-    const int64_t fill = (int64_t{64} << 20) / (c.padded_vocab() * size_of(type));
-    chunk_ = std::min<int64_t>(static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fill, 64, 4096)))), T);
+    chunk_ = logits_rows(options);
 
     activations.add(slot_.tokens, "tokens", Dtype::i32, {T});
     activations.add(slot_.targets, "targets", Dtype::i32, {T});

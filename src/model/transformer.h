@@ -29,6 +29,10 @@ enum class Recompute {
     block,      // both, and the stream between them: only the block's input is kept
 };
 Recompute recompute_named(const std::string& name);
+inline bool drops_attention(Recompute r) { return r == Recompute::attention || r == Recompute::block; }
+inline bool drops_mlp(Recompute r) { return r == Recompute::mlp || r == Recompute::block; }
+// Whether queries and keys are normed or rotated between their projection and attention.
+inline bool touches_qk(const ModelConfig& c) { return c.qk_norm || c.position == PositionKind::rope; }
 
 // Keys and values of the tokens so far, for generation. One for each layer.
 struct KvCache {
@@ -81,6 +85,10 @@ struct ModelOptions {
     int64_t cache_tokens = 0;  // room of the key/value caches; 0 = none
 };
 
+// Rows of logits that exist at a time: as many as fill up to 64 MB, large enough for an efficient product, far below (T,V). A power of two, so
+// that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
+int64_t logits_rows(const ModelOptions& options);
+
 class Transformer {
 public:
     // Declares activations and scratch in the arenas; usable after they were allocated and bind() was called.
@@ -128,7 +136,7 @@ private:
     ModelOptions options_;
     WeightDoor& door_;
     Slot slot_;
-    int64_t chunk_ = 0;  // rows of logits at a time
+    int64_t chunk_ = 0;  // logits_rows()
     // What is not kept for the backward shares the first block's memory: every block overwrites it.
     std::vector<std::pair<size_t, Tensor BlockSlot::*>> shared_;
 

@@ -1,7 +1,7 @@
 // How fast matrix products are, as a fraction of what this processor's multipliers can do, and beside oneDNN where it was built in.
 //
 //   g++ -std=c++20 -I. -O3 -march=x86-64-v3 -fopenmp -DTRAIN_HAS_ONEDNN -o /tmp/gemm_bench tests/bench/gemm_bench.cpp
-//       kernels/gemm_cpu.cpp kernels/gemm_onednn.cpp src/base/error.cpp -ldnnl
+//       kernels/gemm_cpu.cpp kernels/gemm_onednn.cpp src/plan/fma_peak.cpp src/base/error.cpp -ldnnl
 //   OMP_WAIT_POLICY=passive /tmp/gemm_bench [wall]
 //
 // Every figure is the best of many repetitions, taken in turns, and the peak is measured among them: a busy machine then disturbs
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/gemm_cpu.h"
+#include "src/plan/fma_peak.h"
 
 using namespace traincu::cpu;
 
@@ -38,54 +39,11 @@ double seconds_of(const std::function<void()>& work) {
     return now() - start;
 }
 
-constexpr int64_t peak_steps = 500000;
-constexpr int chains = 12;  // independent sums: more than a multiply-add's latency times the number of multipliers
-
-template <int W>
-struct Vector {
-    typedef float Register __attribute__((vector_size(W * 4)));
-};
-
-// chains * W multiply-adds per step. `seed` is unknown to the compiler, so that nothing is computed beforehand.
-template <int W>
-[[gnu::always_inline]] inline float multiply_add(float seed) {
-    using Register = typename Vector<W>::Register;
-    Register sum[chains], factor = seed - Register{}, term = factor * 0.5f;
-    for (int i = 0; i < chains; i++) sum[i] = factor + static_cast<float>(i);
-    for (int64_t step = 0; step < peak_steps; step++)
-#pragma GCC unroll 16
-        for (int i = 0; i < chains; i++) sum[i] = sum[i] * factor + term;
-    Register total = {};
-    for (int i = 0; i < chains; i++) total += sum[i];
-    float result = 0;
-    for (int i = 0; i < W; i++) result += total[i];
-    return result;
-}
-
-float multiply_add_portable(float seed) { return multiply_add<4>(seed); }
-#if defined(__x86_64__)
-[[gnu::target("avx2,fma")]] float multiply_add_avx2(float seed) { return multiply_add<8>(seed); }
-[[gnu::target("avx512f")]] float multiply_add_avx512(float seed) { return multiply_add<16>(seed); }
-#endif
-
 // GFLOP/s of one burst on all threads.
 double peak(Simd simd) {
-    float (*burst)(float) = multiply_add_portable;
-    int width = 4;
-#if defined(__x86_64__)
-    if (simd == Simd::avx2) burst = multiply_add_avx2, width = 8;
-    if (simd == Simd::avx512) burst = multiply_add_avx512, width = 16;
-#endif
-    const int threads = omp_get_max_threads();
-    double seconds = seconds_of([&] {
-#pragma omp parallel
-        {
-            volatile float seed = 0.5f;
-            volatile float result = burst(seed);
-            (void)result;
-        }
-    });
-    return 2.0 * chains * width * peak_steps * threads / seconds * 1e-9;
+    double flops = 0;
+    const double seconds = seconds_of([&] { flops = traincu::fma_burst(simd); });
+    return flops / seconds * 1e-9;
 }
 
 enum class Pass { forward, input, weight };

@@ -1,0 +1,39 @@
+#include "src/command/run_setup.h"
+
+#include "kernels/matmul.h"
+#include "src/base/process.h"
+#include "src/command/evaluation.h"
+#include "src/data/shard.h"
+
+namespace traincu {
+
+RunFiles resolve_options(Options& o) {
+    RunFiles files;
+    if (o.from_scratch && o.model.empty())
+        throw Error(ExitCode::usage, "--from-scratch needs the --model whose shape it takes", "give --model too, or leave out both");
+    if (!o.model.empty()) files.model = find_model(o.model), set_model_options(o, files.model->config);
+    if (!o.data.empty()) {
+        const ShardHeader header = Shard(expand_glob(o.data)[0]).header();
+        if (o.vocab_size == 0) o.vocab_size = header.vocab_size;
+        files.tokenizer = tokenizer_of_kind(header.tokenizer);
+        if (!files.tokenizer && files.model) files.tokenizer = usable_tokenizer(*files.model);
+    }
+    resolve_batch(o);
+    return files;
+}
+
+ModelOptions training_options(const Options& o) {
+    ModelOptions options;
+    options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
+    options.recompute = recompute_named(o.recompute);
+    return options;
+}
+
+StepShape step_shape(const Options& o) { return {training_options(o), o.seq_len, o.total_batch_tokens / o.seq_len}; }
+
+int use_processor(const Options& o) {
+    set_gemm_engine(o.gemm == "own" ? GemmEngine::own : o.gemm == "onednn" ? GemmEngine::onednn : GemmEngine::automatic);
+    return set_threads(static_cast<int>(o.threads));
+}
+
+}  // namespace traincu

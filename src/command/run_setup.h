@@ -1,0 +1,31 @@
+// What the options of a run come to before anything is allocated: for the run itself and for its plan.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "src/checkpoint/formats.h"
+#include "src/config/options.h"
+#include "src/data/tokenizer.h"
+#include "src/plan/cost.h"
+
+namespace traincu {
+
+// What the files say that the options name.
+struct RunFiles {
+    std::optional<ModelOnDisk> model;      // --model
+    std::unique_ptr<Tokenizer> tokenizer;  // of --data; null: not one of this program's, so no samples
+};
+// Options that leave something to their files get it: the model's shape from --model, the vocabulary from the first shard's header. Then
+// the batch is resolved. No tokens are read.
+RunFiles resolve_options(Options& o);
+
+// The threads and the engine of matrix products that the options ask for come into force. Returns the number of threads.
+int use_processor(const Options& o);
+
+// The model of the training steps, with room for the largest micro-batch.
+ModelOptions training_options(const Options& o);
+// The steps of the run: rows and micro-batches. o: resolved.
+StepShape step_shape(const Options& o);
+
+}  // namespace traincu

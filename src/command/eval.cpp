@@ -15,6 +15,7 @@
 #include "src/command/parse.h"
 #include "src/command/progress.h"
 #include "src/data/shard.h"
+#include "src/data/tokenizer.h"
 #include "src/plan/memory.h"
 #include "src/report/console.h"
 
@@ -114,7 +115,7 @@ int eval_command(int argc, char** argv) {
         "         ./train eval --model runs/demo --data 'bible=corpora/bible_val_*.bin' --data web=corpora/web_val_000000.bin\n"
         "         ./train eval --model runs/gpt2 --hellaswag corpora/hellaswag_val.bin",
         "./train eval");
-    std::string model, packing = "stream", json_file, hellaswag;
+    std::string model, packing = "stream", json_file, hellaswag, tokenizer_name;
     std::vector<std::string> data_arguments, choice_arguments;
     int64_t seq_len = 0, batch_size = 8, max_tokens = 0, max_examples = 0;
     int threads = 0;
@@ -125,6 +126,8 @@ int eval_command(int argc, char** argv) {
     app.add_option("--choices", choice_arguments,
                    "NAME=FILE, again for more: a multiple-choice set in llm.c's format, see ./train tokenize --multiple-choice FILE --help")
         ->allow_extra_args(false);
+    app.add_option("--tokenizer", tokenizer_name,
+                   "the vocabulary of the shards, where they do not say: bytes, a tokenizer.json, or a folder that holds one");
     app.add_option("--seq-len,-t", seq_len, "tokens of context; 0 = as in training")->check(CLI::NonNegativeNumber);
     app.add_option("--batch-size,-b", batch_size, "rows at a time")->check(CLI::PositiveNumber);
     app.add_option("--max-tokens", max_tokens, "stop after so many, in each set of --data; 0 = all")->check(CLI::NonNegativeNumber);
@@ -159,9 +162,8 @@ int eval_command(int argc, char** argv) {
         loader_config.seq_len = seq_len, loader_config.rows_per_micro_batch = loader_config.rows_per_step = batch_size;
         loader_config.packing = packing == "documents" ? LoaderConfig::Packing::documents : LoaderConfig::Packing::stream;
         loader_config.vocab_size = config.vocab_size;
-        auto tokenizer = tokenizer_of_kind(Shard(loader_config.shards[0]).header().tokenizer);
-        if (!tokenizer) tokenizer = usable_tokenizer(found);
-        data.push_back({id, std::make_unique<Loader>(loader_config), std::move(tokenizer)});
+        auto loader = std::make_unique<Loader>(loader_config);
+        data.push_back({id, std::move(loader), choose_tokenizer(tokenizer_name, loader_config.shards[0], &found, config.vocab_size)});
     }
     std::vector<ChoiceSet> choices;
     for (const Named& id : choice_sets) choices.push_back({id, read_choices(id.what, config.vocab_size)});

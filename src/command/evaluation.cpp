@@ -3,16 +3,37 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "src/data/shard.h"
 #include "src/parallel/executor.h"
 
 namespace traincu {
 
+namespace {
+
+// The model's, if it can be used.
 std::unique_ptr<Tokenizer> usable_tokenizer(const ModelOnDisk& model) try {
     auto tokenizer = tokenizer_of_model(model);
     return tokenizer && tokenizer->vocab_size() <= model.config.vocab_size ? std::move(tokenizer) : nullptr;
 } catch (const Error& error) {
     std::fprintf(stderr, "warning: the model's tokenizer is not used: %s (%s)\n", error.what(), error.remedy().c_str());
     return nullptr;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> choose_tokenizer(const std::string& where, const std::string& shard, const ModelOnDisk* model,
+                                            int64_t vocab_size) {
+    const Shard data(shard);
+    std::string note;
+    std::unique_ptr<Tokenizer> tokenizer = where.empty() ? tokenizer_of_shard(data, note) : open_tokenizer(where);
+    if (tokenizer) check_vocab_size(*tokenizer, vocab_size);
+    if (!tokenizer && model) {
+        tokenizer = usable_tokenizer(*model);
+        const uint64_t stated = data.header().fingerprint;  // 0: the shard does not say
+        if (tokenizer && stated != 0 && tokenizer->fingerprint() != stated) tokenizer = nullptr;
+    }
+    if (!tokenizer) std::fprintf(stderr, "note: %s: no text can be shown (--tokenizer names a vocabulary)\n", note.c_str());
+    return tokenizer;
 }
 
 namespace {

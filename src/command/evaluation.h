@@ -12,9 +12,11 @@
 
 namespace traincu {
 
-// The tokenizer beside a model, for shards that name none. Null where there is none, where it has more tokens than the model, or where it
-// cannot be read (a warning): then nothing is sampled and no bytes are counted.
-std::unique_ptr<Tokenizer> usable_tokenizer(const ModelOnDisk& model);
+// The tokenizer of a data set: the one that `where` (--tokenizer) names, else the shard's, else the model's (null: there is none) if it has
+// no more tokens than the model (V). Null where there is none of these, with a note on stderr: then nothing is sampled and no bytes are
+// counted. Error where `where` cannot be opened or has more tokens than the model, or where the shard's is another one.
+std::unique_ptr<Tokenizer> choose_tokenizer(const std::string& where, const std::string& shard, const ModelOnDisk* model,
+                                            int64_t vocab_size);
 
 struct Evaluation {
     double loss_sum = 0;  // nats

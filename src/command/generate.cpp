@@ -8,6 +8,7 @@
 #include "src/command/generation.h"
 #include "src/command/parse.h"
 #include "src/data/tokenizer.h"
+#include "src/data/utf8.h"
 #include "src/plan/memory.h"
 
 namespace traincu {
@@ -32,7 +33,7 @@ int generate_command(int argc, char** argv) {
     app.add_option("--top-p", sampling.top_p, "and among the fewest that hold this share of the probability")->check(CLI::Range(0.0, 1.0));
     app.add_option("--seed", seed, "the same seed gives the same text")->check(CLI::NonNegativeNumber);
     app.add_option("--context", context, "tokens to look back on; 0 = as in training")->check(CLI::NonNegativeNumber);
-    app.add_option("--tokenizer", tokenizer_name, "bytes, or a tokenizer.json; default: the one beside the model");
+    app.add_option("--tokenizer", tokenizer_name, "bytes, a tokenizer.json, or a folder that holds one; default: the one beside the model");
     app.add_flag("--ignore-end-of-text", go_on, "go on where the model ends its text");
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     if (!parse_command_line(app, argc, argv)) return 0;
@@ -44,13 +45,9 @@ int generate_command(int argc, char** argv) {
     auto tokenizer = tokenizer_name.empty() ? tokenizer_of_model(found) : open_tokenizer(tokenizer_name);
     if (!tokenizer)
         throw Error(ExitCode::usage, format("%s does not say how its tokens become text", model.c_str()),
-                    "give --tokenizer bytes if it was trained on byte tokens")
+                    "give --tokenizer: bytes, a tokenizer.json, or a folder that holds one")
             .file(model);
-    if (tokenizer->vocab_size() > config.vocab_size)
-        throw Error(ExitCode::usage,
-                    format("the %s tokenizer has %lld tokens, the model only %lld", tokenizer->name().c_str(),
-                           static_cast<long long>(tokenizer->vocab_size()), static_cast<long long>(config.vocab_size)),
-                    "give the tokenizer that the model was trained with");
+    check_vocab_size(*tokenizer, config.vocab_size);
     if (context == 0) context = found.trained_context();
     config.check_context(context, "--context");
 
@@ -70,14 +67,17 @@ int generate_command(int argc, char** argv) {
     for (int64_t s = 0; s < samples; s++) {
         if (samples > 1) std::printf("--- sample %lld\n", static_cast<long long>(s + 1));
         std::printf("%s", prompt.c_str());
+        std::string pending;  // a character that waits for its last bytes: a token may end inside one
         auto print = [&](int32_t id) {
-            std::string piece = tokenizer->decode(std::span(&id, 1));
-            std::fwrite(piece.data(), 1, piece.size(), stdout);
+            pending += tokenizer->decode(std::span(&id, 1));
+            const size_t whole = pending.size() - unfinished_utf8(pending);
+            std::fwrite(pending.data(), 1, whole, stdout);
             std::fflush(stdout);
+            pending.erase(0, whole);
         };
         generated +=
             static_cast<int64_t>(generator.run(ids, tokens, sampling, static_cast<uint64_t>(seed + s), stop, print, stream).size());
-        std::printf("\n");
+        std::printf("%s\n", pending.c_str());
     }
     std::fflush(stdout);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

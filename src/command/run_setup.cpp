@@ -13,10 +13,9 @@ RunFiles resolve_options(Options& o) {
         throw Error(ExitCode::usage, "--from-scratch needs the --model whose shape it takes", "give --model too, or leave out both");
     if (!o.model.empty()) files.model = find_model(o.model), set_model_options(o, files.model->config);
     if (!o.data.empty()) {
-        const ShardHeader header = Shard(expand_glob(o.data)[0]).header();
-        if (o.vocab_size == 0) o.vocab_size = header.vocab_size;
-        files.tokenizer = tokenizer_of_kind(header.tokenizer);
-        if (!files.tokenizer && files.model) files.tokenizer = usable_tokenizer(*files.model);
+        const std::string shard = expand_glob(o.data)[0];
+        if (o.vocab_size == 0) o.vocab_size = Shard(shard).header().vocab_size;
+        files.tokenizer = choose_tokenizer(o.tokenizer, shard, files.model ? &*files.model : nullptr, o.vocab_size);
     }
     resolve_batch(o);
     return files;

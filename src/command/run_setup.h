@@ -14,7 +14,7 @@ namespace traincu {
 // What the files say that the options name.
 struct RunFiles {
     std::optional<ModelOnDisk> model;      // --model
-    std::unique_ptr<Tokenizer> tokenizer;  // of --data; null: not one of this program's, so no samples
+    std::unique_ptr<Tokenizer> tokenizer;  // of --data; null: none is known, so no samples
 };
 // Options that leave something to their files get it: the model's shape from --model, the vocabulary from the first shard's header. Then
 // the batch is resolved. No tokens are read.

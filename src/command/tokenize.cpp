@@ -10,6 +10,7 @@
 #include "src/command/parse.h"
 #include "src/command/progress.h"
 #include "src/data/corpus.h"
+#include "src/data/shard.h"
 
 namespace traincu {
 
@@ -31,6 +32,38 @@ void print_split(const char* name, const SplitSummary& split) {
                 number(split.length_quantile(0.9)), number(split.length_quantile(1)));
 }
 
+// The text of a shard as it was, document by document; between two of them a line that --documents knows for a border.
+int decode_shard(const std::string& path, const std::string& vocabulary) {
+    Shard shard(path);
+    std::string note;
+    const std::unique_ptr<Tokenizer> tokenizer = vocabulary.empty() ? tokenizer_of_shard(shard, note) : open_tokenizer(vocabulary);
+    if (!tokenizer) throw Error(ExitCode::usage, note, "name its vocabulary with --tokenizer").file(path);
+    std::vector<int32_t> ids(size_t{1} << 16);
+    bool at_line_start = true, first = true;
+    for (int64_t done = 0; done < shard.tokens();) {
+        const int64_t n = std::min<int64_t>(static_cast<int64_t>(ids.size()), shard.tokens() - done);
+        shard.read(done, n, ids.data());
+        done += n;
+        std::string text;
+        for (int64_t i = 0; i < n; i++) {
+            const int32_t id = ids[static_cast<size_t>(i)];
+            if (id == shard.header().eot) {
+                if (!first) text += at_line_start ? "<|endoftext|>\n" : "\n<|endoftext|>\n";
+                at_line_start = true;
+            } else {
+                const std::string piece = tokenizer->decode({&id, 1});
+                text += piece;
+                if (!piece.empty()) at_line_start = piece.back() == '\n';
+            }
+            first = false;
+        }
+        if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) break;
+    }
+    if (std::fflush(stdout) != 0 || std::ferror(stdout))
+        throw Error(ExitCode::io, "the text cannot be written to standard output", "check the disk or the program that reads it");
+    return static_cast<int>(ExitCode::done);
+}
+
 }  // namespace
 
 int tokenize_command(int argc, char** argv) {
@@ -40,15 +73,27 @@ int tokenize_command(int argc, char** argv) {
     std::string documents = "separator:" + config.documents.separator;
     config.threads = allowed_cores();
 
+    std::string vocabulary = "bytes", decoded_shard;
+
     CLI::App app(
         "Turns text into token shards for training, and holds some documents out for validation.\n"
-        "Tokens are the bytes of the text (256 ids) and an end-of-text mark before every document (id 256).\n"
         "Example:  ./train tokenize --out data/books books/*.txt\n"
         "writes data/books_train_000000.bin, ... and data/books_val_000000.bin, ...\n"
+        "Before every document stands an end-of-text mark. With --decode, the other way: prints the text of a shard.\n"
         "Questions with answers to choose from: ./train tokenize --multiple-choice FILE.jsonl --help",
         "./train tokenize");
-    app.add_option("FILE_OR_FOLDER", config.inputs, "text files; of a folder, every file in it and below, sorted by path")->required();
-    app.add_option("--out", config.out, "prefix of the shards' names; its folder is made if need be")->required();
+    auto* inputs = app.add_option("FILE_OR_FOLDER", config.inputs, "text files; of a folder, every file in it and below, sorted by path");
+    auto* out = app.add_option("--out", config.out, "prefix of the shards' names; its folder is made if need be");
+    auto* chosen =
+        app.add_option("--tokenizer", vocabulary,
+                       "bytes (256 ids), a tokenizer.json (GPT-2, Llama 3, Qwen), or a folder that holds one; a tokenizer.json is "
+                       "copied beside the shards")
+            ->capture_default_str();
+    app.add_option(
+           "--decode", decoded_shard,
+           "a shard whose text goes to standard output, documents parted by a line of <|endoftext|>; --tokenizer where the shard does "
+           "not say")
+        ->excludes(inputs, out);
     app.add_option("--documents", documents,
                    "what a document is: file, lines, or separator:STRING (a line of just STRING ends a document; "
                    "the end of a file always does)")
@@ -66,9 +111,13 @@ int tokenize_command(int argc, char** argv) {
     if (!parse_command_line(app, argc, argv)) return static_cast<int>(ExitCode::done);
     if (!(config.val_fraction >= 0))  // NaN passes every comparison of a range check
         throw Error(ExitCode::usage, "--val-fraction: not a number", "./train tokenize --help lists the options");
+    if (!decoded_shard.empty()) return decode_shard(decoded_shard, chosen->count() > 0 ? vocabulary : "");
+    if (config.inputs.empty() || config.out.empty())
+        throw Error(ExitCode::usage, config.inputs.empty() ? "no text is named: FILE_OR_FOLDER is required" : "--out is required",
+                    "./train tokenize --help shows an example");
     config.documents = DocumentRule::parse(documents);
 
-    std::unique_ptr<Tokenizer> tokenizer = open_tokenizer("bytes");
+    std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(vocabulary);
     Clock::time_point start = Clock::now();
     TokenizeSummary summary = [&] {
         ProgressLine line("tokenize");
@@ -81,6 +130,11 @@ int tokenize_command(int argc, char** argv) {
                 static_cast<long long>(summary.files), seconds, static_cast<double>(bytes) / 1e6 / std::max(seconds, 1e-9));
     if (summary.files_without_text > 0)
         std::printf("       %lld of them hold no text\n", static_cast<long long>(summary.files_without_text));
+    if (summary.mended_documents > 0)
+        std::printf("       %lld documents hold bytes that are not UTF-8: each broken piece became U+FFFD\n",
+                    static_cast<long long>(summary.mended_documents));
+    if (!summary.tokenizer.empty())
+        std::printf("vocab  %lld tokens, %s\n", static_cast<long long>(tokenizer->vocab_size()), summary.tokenizer.c_str());
     print_split("train", summary.train);
     print_split("val", summary.val);
     if (summary.split_inside_document)

@@ -38,7 +38,7 @@ struct Options {
     std::string recompute = "none", gemm = "auto";
     int64_t threads = 0;
     // run
-    std::string config, out, resume = "never", prompt, baselines;
+    std::string config, out, resume = "never", prompt, tokenizer, baselines;
     int64_t checkpoint_every = 0, keep = 3, val_every = 0, val_tokens = 0, hellaswag_examples = 0, sample_every = 0, sample_tokens = 256;
     double max_minutes = 0;
     bool tensorboard = false;

@@ -5,11 +5,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 
 #include "src/base/error.h"
+#include "src/base/files.h"
 #include "src/base/philox.h"
 #include "src/data/shard.h"
+#include "src/data/utf8.h"
 
 namespace traincu {
 
@@ -157,7 +160,8 @@ public:
         if (shards_.empty() || shards_.back()->tokens() >= shard_tokens_) {
             if (!shards_.empty()) shards_.back()->seal();
             std::string path = prefix_ + format("_%06d.bin", static_cast<int>(shards_.size()));
-            shards_.push_back(std::make_unique<ShardWriter>(path, tokenizer_.vocab_size(), tokenizer_.eot(), tokenizer_.kind()));
+            shards_.push_back(std::make_unique<ShardWriter>(path, tokenizer_.vocab_size(), tokenizer_.eot(), tokenizer_.kind(),
+                                                            tokenizer_.fingerprint()));
             summary_.shards.push_back(path);
         }
         int32_t eot = tokenizer_.eot();
@@ -182,16 +186,16 @@ private:
     SplitSummary summary_;
 };
 
-// What an earlier run left under this prefix: PREFIX_train_000000.bin and so on.
-std::vector<std::string> earlier_shards(const std::string& prefix) {
+// What an earlier run left under this prefix: PREFIX_train_000000.bin and so on, and PREFIX_tokenizer.json.
+std::vector<std::string> earlier_files(const std::string& prefix) {
     fs::path folder = fs::path(prefix).parent_path();
     std::string stem = fs::path(prefix).filename().string();
     std::vector<std::string> found;
     std::error_code error;
     for (fs::directory_iterator it(folder.empty() ? "." : folder, error), end; !error && it != end; it.increment(error)) {
         std::string name = it->path().filename().string();
-        bool ours = name.starts_with(stem + "_train_") || name.starts_with(stem + "_val_");
-        if (ours && name.ends_with(".bin")) found.push_back((folder / name).string());
+        const bool shard = (name.starts_with(stem + "_train_") || name.starts_with(stem + "_val_")) && name.ends_with(".bin");
+        if (shard || name == stem + "_tokenizer.json") found.push_back((folder / name).string());
     }
     std::sort(found.begin(), found.end());
     return found;
@@ -201,9 +205,9 @@ void make_room(const TokenizeConfig& config) {
     if (config.out.empty() || config.out.back() == '/')
         throw Error(ExitCode::usage, "--out '" + config.out + "' is a folder, not a prefix",
                     "add the beginning of a name, such as " + config.out + "books");
-    std::vector<std::string> earlier = earlier_shards(config.out);
+    std::vector<std::string> earlier = earlier_files(config.out);
     if (!earlier.empty() && !config.force)
-        throw Error(ExitCode::usage, format("%s exists already (%zu shards under this prefix)", earlier[0].c_str(), earlier.size()),
+        throw Error(ExitCode::usage, format("%s exists already (%zu files under this prefix)", earlier[0].c_str(), earlier.size()),
                     "choose another --out, or replace them with --force")
             .file(earlier[0]);
     fs::path folder = fs::path(config.out).parent_path();
@@ -248,8 +252,18 @@ TokenizeSummary tokenize_corpus(const TokenizeConfig& config, const Tokenizer& t
     int64_t gathered = 0, written = 0;
     auto write_gathered = [&] {
         ids.assign(texts.size(), {});
-#pragma omp parallel for schedule(dynamic, 16) num_threads(config.threads) if (config.threads > 1)
-        for (size_t i = 0; i < texts.size(); i++) ids[i] = tokenizer.encode(texts[i]);
+        int64_t mended = 0;
+        std::exception_ptr failure;  // an exception must not leave the threads' loop
+#pragma omp parallel for schedule(dynamic, 16) num_threads(config.threads) reduction(+ : mended) if (config.threads > 1)
+        for (size_t i = 0; i < texts.size(); i++) try {
+                mended += !tokenizer.takes_any_bytes() && !is_utf8(texts[i]);
+                ids[i] = tokenizer.encode(texts[i]);
+            } catch (...) {
+#pragma omp critical
+                failure = std::current_exception();
+            }
+        if (failure) std::rethrow_exception(failure);
+        summary.mended_documents += mended;
         for (size_t i = 0; i < texts.size(); i++) {
             bool held_out = summary.split_inside_document ? written == 1 : draw(config.seed, written) < known.threshold;
             (held_out ? val : train).add(ids[i], static_cast<int64_t>(texts[i].size()));
@@ -278,9 +292,13 @@ TokenizeSummary tokenize_corpus(const TokenizeConfig& config, const Tokenizer& t
     }
     write_gathered();
     train.seal(), val.seal();
-    for (const std::string& old : earlier_shards(config.out))
+    for (const std::string& old : earlier_files(config.out))
         if (std::error_code error; !fs::remove(old, error) && error)
             throw Error(ExitCode::io, old + " cannot be replaced: " + error.message(), "check the folder's permissions").file(old);
+    if (tokenizer.fingerprint() != 0) {  // before the shards that name it
+        summary.tokenizer = tokenizer_path(config.out + "_train_");
+        write_whole_file(summary.tokenizer, tokenizer.json());
+    }
     train.commit(), val.commit();
     summary.train = std::move(train.summary()), summary.val = std::move(val.summary());
     return summary;

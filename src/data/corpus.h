@@ -68,10 +68,13 @@ struct SplitSummary {
 struct TokenizeSummary {
     SplitSummary train, val;
     int64_t files = 0, files_without_text = 0;
+    int64_t mended_documents = 0;        // held bytes that are not UTF-8, where the tokenizer takes UTF-8 only
+    std::string tokenizer;               // the file written beside the shards; empty for bytes
     bool split_inside_document = false;  // there was one document only: its end is the validation text
 };
 
-// Writes the shards; they get their names together, when all are on disk. A document is held out if its draw, a function of seed and
+// Writes the shards, and beside them PREFIX_tokenizer.json unless the tokenizer is the bytes; they get their names together, when all are
+// on disk. A document is held out if its draw, a function of seed and
 // document number alone, is below val_fraction; at least one is held out and at least one is kept. progress: the share done, 0 to 1.
 TokenizeSummary tokenize_corpus(const TokenizeConfig& config, const Tokenizer& tokenizer, const std::function<void(double)>& progress);
 

@@ -32,9 +32,28 @@ bool Pretokenizer::built_in() { return true; }
 namespace {
 
 Error bad_pattern(const std::string& pattern, const std::string& what) {
-    return Error(ExitCode::data, "the pre-tokenizer's pattern " + pattern + " " + what,
+    std::string shown = pattern.substr(0, 300);
+    for (char& c : shown)
+        if (static_cast<unsigned char>(c) < 0x20) c = '?';
+    return Error(ExitCode::data, "the pre-tokenizer's pattern " + mend_utf8(shown) + " " + what,
                  "use a vocabulary with the pattern of GPT-2, Llama 3 or Qwen");
 }
+
+// What Unicode 15 and 16 added to a category since Unicode 14, as the inside of a class.
+constexpr const char* young_letters =
+    R"(\x{1C89}-\x{1C8A}\x{A7CB}-\x{A7CD}\x{A7DA}-\x{A7DC}\x{105C0}-\x{105F3}\x{10D4A}-\x{10D65}\x{10D6F}-\x{10D85})"
+    R"(\x{10EC2}-\x{10EC4}\x{1123F}-\x{11240}\x{11380}-\x{11389}\x{1138B}\x{1138E}\x{11390}-\x{113B5}\x{113B7}\x{113D1})"
+    R"(\x{113D3}\x{11BC0}-\x{11BE0}\x{11F02}\x{11F04}-\x{11F10}\x{11F12}-\x{11F33}\x{1342F}\x{13441}-\x{13446})"
+    R"(\x{13460}-\x{143FA}\x{16100}-\x{1611D}\x{16D40}-\x{16D6C}\x{18CFF}\x{1B132}\x{1B155}\x{1DF25}-\x{1DF2A})"
+    R"(\x{1E030}-\x{1E06D}\x{1E4D0}-\x{1E4EB}\x{1E5D0}-\x{1E5ED}\x{1E5F0}\x{2B739}\x{2EBF0}-\x{2EE5D}\x{31350}-\x{323AF})";
+constexpr const char* young_numbers =
+    R"(\x{10D40}-\x{10D49}\x{116D0}-\x{116E3}\x{11BF0}-\x{11BF9}\x{11F50}-\x{11F59}\x{16130}-\x{16139}\x{16D70}-\x{16D79})"
+    R"(\x{1CCF0}-\x{1CCF9}\x{1D2C0}-\x{1D2D3}\x{1E4F0}-\x{1E4F9}\x{1E5F1}-\x{1E5FA})";
+constexpr const char* young_marks =
+    R"(\x{897}\x{CF3}\x{ECE}\x{10D69}-\x{10D6D}\x{10EFC}-\x{10EFF}\x{11241}\x{113B8}-\x{113C0}\x{113C2}\x{113C5})"
+    R"(\x{113C7}-\x{113CA}\x{113CC}-\x{113D0}\x{113D2}\x{113E1}-\x{113E2}\x{11F00}-\x{11F01}\x{11F03}\x{11F34}-\x{11F3A})"
+    R"(\x{11F3E}-\x{11F42}\x{11F5A}\x{13440}\x{13447}-\x{13455}\x{1611E}-\x{1612F}\x{1E08F}\x{1E4EC}-\x{1E4EF})"
+    R"(\x{1E5EE}-\x{1E5EF})";
 
 // Rewrites a pattern for PCRE2, from left to right.
 class Translation {
@@ -100,7 +119,7 @@ private:
 
     void escape(bool in_class) {
         const char c = peek(1);
-        if (c == 'p' || c == 'P') return property();
+        if (c == 'p' || c == 'P') return property(in_class);
         if (c == 's' || (c == 'S' && !in_class)) {
             at_ += 2;
             if (in_class && peek() == '-' && peek(1) != ']') refuse("a range that begins with \\s");
@@ -112,17 +131,16 @@ private:
         copy(2);
     }
 
-    // General categories, which mean the same in both engines; but not inside (?i:), where PCRE2 widens them.
-    void property() {
-        const size_t end = in_.find('}', at_);
-        const std::string name = peek(2) != '{' || end == std::string::npos ? "" : in_.substr(at_ + 3, end - at_ - 3);
-        static const std::array<const char*, 37> categories = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl",
-                                                               "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk",
-                                                               "So", "Z",  "Zs", "Zl", "Zp", "C",  "Cc", "Cf", "Cs", "Co", "Cn"};
-        if (std::find(categories.begin(), categories.end(), name) == categories.end())
-            refuse(in_.substr(at_, 2) + " with anything but a general category");
+    // A category with what PCRE2 may not know yet. Inside (?i:) PCRE2 would widen it.
+    void property(bool in_class) {
+        const std::string name = in_.substr(at_, 5);
+        const bool letters = name == R"(\p{L})", numbers = name == R"(\p{N})", marks = name == R"(\p{M})";
+        if (!letters && !numbers && !marks) refuse("a \\p or \\P that is none of \\p{L}, \\p{N} and \\p{M}");
         if (ignores_case_.back()) refuse("a category inside (?i:)");
-        copy(name.size() + 4);
+        at_ += name.size();
+        if (in_class && peek() == '-' && peek(1) != ']') refuse("a range that begins with a category");
+        const std::string inside = name + (letters ? young_letters : numbers ? young_numbers : young_marks);
+        out_ += in_class ? inside : "[" + inside + "]";
     }
 
     void character_class() {

@@ -103,6 +103,7 @@ ShardHeader parse_header(const std::string& path, const HeaderWords& words, int6
     header.vocab_size = header.stated ? words[3] : wide ? 128256 : 50257;
     header.eot = header.stated ? static_cast<int32_t>(words[4] - 1) : wide ? 128000 : 50256;
     header.tokenizer = static_cast<int32_t>(words[5]);
+    header.fingerprint = uint64_t{words[7]} << 32 | words[6];
     bool possible = header.vocab_size <= (wide ? int64_t{1} << 31 : int64_t{1} << 16) && header.eot >= 0 && header.eot < header.vocab_size;
     if (!possible || (!header.stated && words[4] != 0))
         throw bad_shard(
@@ -192,11 +193,12 @@ void Shard::read(int64_t begin, int64_t count, int32_t* out) {
 
 // ------------------------------------------------------------------------------------------------ writing
 
-ShardWriter::ShardWriter(std::string path, int64_t vocab_size, int32_t eot, int32_t tokenizer_kind)
+ShardWriter::ShardWriter(std::string path, int64_t vocab_size, int32_t eot, int32_t tokenizer_kind, uint64_t fingerprint)
     : path_(std::move(path)),
       vocab_size_(vocab_size),
       eot_(eot),
       tokenizer_kind_(tokenizer_kind),
+      fingerprint_(fingerprint),
       bytes_per_token_(vocab_size <= 65536 ? 2 : 4) {
     ENSURE(vocab_size > 0 && vocab_size <= int64_t{1} << 31 && eot >= 0 && eot < vocab_size);
     file_ = FileHandle(::open(temporary().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
@@ -264,6 +266,8 @@ void ShardWriter::seal() {
     words[3] = static_cast<uint32_t>(vocab_size_);
     words[4] = static_cast<uint32_t>(eot_) + 1;
     words[5] = static_cast<uint32_t>(tokenizer_kind_);
+    words[6] = static_cast<uint32_t>(fingerprint_);
+    words[7] = static_cast<uint32_t>(fingerprint_ >> 32);
     if (::pwrite(file_.get(), words.data(), sizeof words, 0) != static_cast<ssize_t>(sizeof words)) fail("written");
     if (::fsync(file_.get()) != 0) fail("flushed to disk");
     if (::close(file_.release()) != 0) fail("closed");

@@ -5,7 +5,9 @@
 //   [2]    number of tokens, unsigned                           everyone
 //   [3]    vocabulary size, 0 = not stated                      ./train tokenize
 //   [4]    end-of-text id + 1, 0 = not stated                   ./train tokenize
-//   [5]    tokenizer, 1 = bytes, 0 = not stated                 ./train tokenize
+//   [5]    tokenizer, 1 = bytes, 2 = a tokenizer.json,          ./train tokenize
+//          0 = not stated
+//   [6,7]  Tokenizer::fingerprint(), low and high half          ./train tokenize
 //
 // What is not stated is assumed: GPT-2 in 16 bits (vocabulary 50257, end-of-text 50256), Llama 3 in 32 bits (128256, 128000).
 // A document is its end-of-text id FIRST, then its tokens. In a shard that states them no document straddles two shards.
@@ -40,8 +42,9 @@ struct ShardHeader {
     int bytes_per_token = 2;
     int64_t vocab_size = 0;
     int32_t eot = 0;
-    int32_t tokenizer = 0;  // Tokenizer::kind(), 0 = unknown
-    bool stated = false;    // vocabulary and end-of-text stand in the header; else they are assumed
+    int32_t tokenizer = 0;     // Tokenizer::kind(), 0 = unknown
+    uint64_t fingerprint = 0;  // Tokenizer::fingerprint()
+    bool stated = false;       // vocabulary and end-of-text stand in the header; else they are assumed
 };
 
 class Shard {
@@ -78,7 +81,7 @@ private:
 // Every failure to write is Error(io).
 class ShardWriter {
 public:
-    ShardWriter(std::string path, int64_t vocab_size, int32_t eot, int32_t tokenizer_kind);
+    ShardWriter(std::string path, int64_t vocab_size, int32_t eot, int32_t tokenizer_kind, uint64_t fingerprint = 0);
     ~ShardWriter();
     ShardWriter(const ShardWriter&) = delete;
     ShardWriter& operator=(const ShardWriter&) = delete;
@@ -98,6 +101,7 @@ private:
     std::string path_;
     int64_t vocab_size_;
     int32_t eot_, tokenizer_kind_;
+    uint64_t fingerprint_;
     int bytes_per_token_;
     int64_t tokens_ = 0;
     std::vector<unsigned char> buffer_;

@@ -84,7 +84,8 @@ std::vector<std::string> expand_glob(const std::string& patterns) {
 std::string describe_shard(const std::string& path) {
     Shard shard(path);
     const ShardHeader& header = shard.header();
-    std::unique_ptr<Tokenizer> tokenizer = tokenizer_of_kind(header.tokenizer);
+    std::string note;
+    std::unique_ptr<Tokenizer> tokenizer = tokenizer_of_shard(shard, note);
     std::vector<int32_t> ids(size_t{1} << 16), beginning;
     int64_t documents = 0;
     int32_t widest = 0;
@@ -103,7 +104,7 @@ std::string describe_shard(const std::string& path) {
                    header.stated                 ? ""
                    : header.bytes_per_token == 2 ? " (not stated: GPT-2 assumed)"
                                                  : " (not stated: Llama 3 assumed)");
-    text += format("tokenizer   %s\n", tokenizer ? tokenizer->name().c_str() : "not stated");
+    text += format("tokenizer   %s\n", tokenizer ? tokenizer->name().c_str() : header.tokenizer == 0 ? "not stated" : note.c_str());
     text +=
         format("documents   %lld%s\n", number(documents),
                documents > 0

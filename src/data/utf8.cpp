@@ -2,15 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-
-#ifdef TRAIN_HAS_UTF8PROC
-#include <utf8proc.h>
-#endif
-
-#include "src/base/error.h"
 
 namespace traincu {
 
@@ -84,38 +76,6 @@ size_t unfinished_utf8(std::string_view text) {
         if (front.kind == Front::cut_off && front.bytes == n) return n;
     }
     return 0;
-}
-
-#ifdef TRAIN_HAS_UTF8PROC
-
-bool nfc_built_in() { return true; }
-
-static std::string compose(std::string_view text) {
-    utf8proc_uint8_t* composed = nullptr;
-    const utf8proc_ssize_t bytes =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &composed,
-                     static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
-    if (bytes == UTF8PROC_ERROR_NOMEM) throw std::bad_alloc();
-    ENSURE(bytes >= 0);
-    return {reinterpret_cast<const char*>(composed), static_cast<size_t>(bytes)};
-}
-
-#else
-
-bool nfc_built_in() { return false; }
-
-static std::string compose(std::string_view) {
-    throw Error(ExitCode::usage, "this text needs Unicode normalization (NFC), and ./train was built without utf8proc",
-                "install the package libutf8proc-dev (sh scripts/setup.sh) and run make again");
-}
-
-#endif
-
-std::string nfc(std::string_view text) {
-    // U+0300 begins with the byte CC: below it there are no combining marks, and nothing composes.
-    const bool simple = std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0xCC; });
-    return simple ? std::string(text) : compose(text);
 }
 
 }  // namespace traincu

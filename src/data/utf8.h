@@ -1,4 +1,4 @@
-// UTF-8 as vocabularies need it: is a text well formed, and if not, what stands in its place; NFC.
+// UTF-8 as vocabularies need it: is a text well formed, and if not, what stands in its place.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +15,5 @@ std::string mend_utf8(std::string_view text);
 
 // How many bytes at the end of `text` begin a character and wait for the rest of it: 0 to 3.
 size_t unfinished_utf8(std::string_view text);
-
-// Unicode's composed form NFC (Annex 15) of well-formed UTF-8. Error(usage) where utf8proc was not built in and `text` is not simple:
-// characters below U+0300 are their own NFC.
-std::string nfc(std::string_view text);
-bool nfc_built_in();
 
 }  // namespace traincu

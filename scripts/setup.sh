@@ -48,6 +48,8 @@ json     nlohmann-json3-dev required ./train cannot be built
 xxhash   libxxhash-dev      required ./train cannot be built
 doctest  doctest-dev        optional make test cannot be built
 onednn   libdnnl-dev        optional matrix products are slower: our own are used instead of oneDNN's
+pcre2    libpcre2-dev       optional vocabularies of GPT-2, Llama 3, Qwen (tokenizer.json) cannot be read
+utf8proc libutf8proc-dev    optional vocabularies that normalize text (Qwen) cannot be read
 bible    bible-kjv          optional make demo has no text to train on
 bzip2    bzip2              optional the demo's report lacks the line of bzip2
 END
@@ -56,7 +58,8 @@ END
 # Prints the names that are found. The headers are asked of the compiler, in the way the Makefile does it.
 look() {
     ! command -v make >/dev/null || echo make
-    for pair in cli11=CLI/CLI.hpp json=nlohmann/json.hpp xxhash=xxhash.h doctest=doctest/doctest.h onednn=oneapi/dnnl/dnnl.hpp; do
+    for pair in cli11=CLI/CLI.hpp json=nlohmann/json.hpp xxhash=xxhash.h doctest=doctest/doctest.h onednn=oneapi/dnnl/dnnl.hpp \
+        pcre2=pcre2.h utf8proc=utf8proc.h; do
         name=${pair%=*} header=${pair#*=}
         if command -v "${cxx%% *}" >/dev/null; then
             printf '#if __has_include(<%s>)\n%s\n#endif\n' "$header" "$name"
@@ -135,7 +138,8 @@ with_run_time_libraries() {
             case " $* " in *" $name "*) echo "$name"; continue ;; esac
             case $name in
                 *:*|*\ *) ;;  # another architecture; a "Depends:" line
-                libdnnl[0-9]*|ocl-icd-libopencl1|libgomp1|libxxhash[0-9]*|bible-kjv-text|libreadline[0-9]*|libtinfo[0-9]*) echo "$name" ;;
+                libdnnl[0-9]*|ocl-icd-libopencl1|libgomp1|libxxhash[0-9]*|bible-kjv-text|libreadline[0-9]*|libtinfo[0-9]*|\
+                libpcre2-8-[0-9]*|libutf8proc[0-9]*) echo "$name" ;;
             esac
         done | sort -u
 }
@@ -151,7 +155,7 @@ refresh_private_lists() {
 
 # shellcheck disable=SC2046,SC2086
 unpack_into_prefix() {
-    seeds="libcli11-dev nlohmann-json3-dev libxxhash-dev doctest-dev libdnnl-dev bible-kjv"
+    seeds="libcli11-dev nlohmann-json3-dev libxxhash-dev doctest-dev libdnnl-dev libpcre2-dev libutf8proc-dev bible-kjv"
     mkdir -p "$prefix" || fail 2 "the folder $prefix cannot be made"
     deps=$(cd "$prefix" && pwd)
     unpacked=$(cat "$deps/packages.txt" 2>/dev/null || true)
@@ -207,7 +211,7 @@ report
 status=2
 if ! has_apt; then
     say "" "This system has no apt-get. Install with its own package manager: make, a C++20 compiler (GCC 11 or Clang 14 or later)," \
-        "CLI11, nlohmann/json and xxHash; optional are doctest, oneDNN and bible-kjv (the text of make demo)."
+        "CLI11, nlohmann/json and xxHash; optional are doctest, oneDNN, PCRE2, utf8proc and bible-kjv (the text of make demo)."
 elif [ -z "$prefix" ] && [ "$(id -u)" = 0 ]; then
     status=8
     [ -z "$required" ] ||

@@ -60,7 +60,7 @@ setup --help;                 expect "setup: --help" 0 "usage"
 setup --prefix;               expect "setup: --prefix without a folder is a usage error" 2 "needs a folder"
 setup --nonsense;             expect "setup: an unknown argument is a usage error" 2 "unknown argument"
 
-setup;                        expect "setup: everything is there" 0 "cli11 .* found" "onednn .* found"
+setup;                        expect "setup: everything is there" 0 "cli11 .* found" "onednn .* found" "pcre2 .* found" "utf8proc .* found"
 holds "setup: then apt is left alone" apt_never_ran
 
 machine 0 cli11 onednn
@@ -74,6 +74,10 @@ holds "setup: refreshes them first" [ "$(sed -n 's/ .*//p' "$MACHINE/apt.log" | 
 
 machine 0 onednn; echo libdnnl-dev > "$MACHINE/unoffered"
 setup;                        expect "setup: a release without oneDNN is told, with the effect" 0 "no package libdnnl-dev" "onednn .* missing .*slower"
+
+machine 0 pcre2 utf8proc; echo libutf8proc-dev > "$MACHINE/unoffered"
+setup;                        expect "setup: vocabulary files need two more" 0 "pcre2 .* installed"
+holds "setup: what is on offer is installed" apt_ran "install .*=300 libpcre2-dev\$"
 
 machine 0 cli11; : > "$MACHINE/offline"
 setup;                        expect "setup: a download that fails ends with 8" 8 "could not install"
@@ -90,6 +94,7 @@ setup;                        expect "setup: an optional library alone does not 
 machine 1000 cli11 json xxhash doctest onednn
 setup --prefix deps;          holds "setup: --prefix unpacks" [ -e deps/usr/include/libcli11-dev ]
 holds "setup: --prefix notes what it unpacked" grep -qx "libdnnl-dev_1.0_all" deps/packages.txt
+holds "setup: --prefix unpacks what vocabulary files need" [ -e deps/usr/include/libpcre2-dev -a -e deps/usr/include/libutf8proc-dev ]
 holds "setup: --prefix leaves no downloads behind" [ ! -e deps/.download ]
 : > "$MACHINE/apt.log"; : > "$MACHINE/lacks"
 setup --prefix deps;          expect "setup: --prefix a second time" 0

@@ -65,7 +65,7 @@ objects     = $(patsubst %,$(BUILD)/%.o,$(kernel_src) $(engine_src))
 test_obj    = $(patsubst %,$(BUILD)/%.o,$(test_src))
 TRAIN      ?= train#        the executable's name
 
-.PHONY: all found help demo test test-all asan bench format clean FORCE
+.PHONY: all found help demo test test-all asan bench tokenizer_bench format clean FORCE
 all: found $(TRAIN)
 
 found:
@@ -126,6 +126,10 @@ asan:
 bench: all $(BUILD)/gemm_bench
 	python3 tests/bench/bench.py $(BENCH_ARGS)
 $(BUILD)/gemm_bench: $(BUILD)/tests/bench/gemm_bench.cpp.o $(BUILD)/kernels/gemm_cpu.cpp.o $(BUILD)/kernels/gemm_onednn.cpp.o $(BUILD)/src/plan/fma_peak.cpp.o $(BUILD)/src/base/error.cpp.o
+	@echo "link      $@"
+	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+tokenizer_bench: $(BUILD)/tokenizer_bench
+$(BUILD)/tokenizer_bench: $(BUILD)/tests/bench/tokenizer_bench.cpp.o $(objects)
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/tests/bench/%.cpp.o: OPTIMIZE = -O3

@@ -148,6 +148,66 @@ size_t split_position(const std::string& document, double val_fraction) {
     return usable_after ? after + 1 : std::clamp<size_t>(wanted, 1, document.size() - 1);
 }
 
+// The files, after the first pass over them.
+struct Corpus {
+    std::vector<std::string> files;
+    int64_t bytes_of_two_passes = 0;
+    Survey known;
+    bool split_inside_document = false;
+
+    double share(int64_t bytes) const {
+        return bytes_of_two_passes > 0 ? static_cast<double>(bytes) / static_cast<double>(bytes_of_two_passes) : 1.0;
+    }
+};
+
+Corpus open_corpus(const TokenizeConfig& config, const std::function<void(double)>& progress) {
+    Corpus corpus;
+    corpus.files = text_files(config.inputs);
+    for (const std::string& file : corpus.files) {
+        std::error_code ignored;
+        if (auto bytes = fs::file_size(file, ignored); !ignored) corpus.bytes_of_two_passes += 2 * static_cast<int64_t>(bytes);
+    }
+    corpus.known = survey(corpus.files, config, [&](int64_t bytes) { progress(corpus.share(bytes)); });
+    if (corpus.known.documents == 0)
+        throw Error(ExitCode::data, format("no text found in %zu file(s)", corpus.files.size()), "name files or folders that hold text");
+    corpus.split_inside_document = corpus.known.documents == 1 && config.val_fraction > 0;
+    return corpus;
+}
+
+// The second pass: every document in order, gathered until they are worth working on in parallel, and for each whether it is held out.
+void read_documents(const TokenizeConfig& config, const Corpus& corpus, const std::function<void(double)>& progress,
+                    const std::function<void(std::vector<std::string>& texts, const std::vector<char>& held_out)>& consume) {
+    std::vector<std::string> texts;
+    std::vector<char> held_out;
+    int64_t gathered = 0, document_number = 0, bytes = corpus.known.bytes;
+    auto hand_over = [&] {
+        consume(texts, held_out);
+        texts.clear(), held_out.clear(), gathered = 0;
+    };
+    for (const std::string& file : corpus.files) {
+        DocumentReader reader(file, config.documents);
+        for (std::string document; reader.next(document);) {
+            gathered += static_cast<int64_t>(document.size());
+            texts.push_back(std::move(document));
+            held_out.push_back(!corpus.split_inside_document && draw(config.seed, document_number) < corpus.known.threshold);
+            document_number++;
+            if (gathered < int64_t{4} << 20) continue;
+            if (!corpus.split_inside_document) hand_over();
+            progress(corpus.share(bytes + reader.bytes_read()));
+        }
+        bytes += reader.bytes_read();
+    }
+    if (corpus.split_inside_document) {
+        if (texts.size() != 1 || texts[0].size() < 2)
+            throw Error(ExitCode::data, "the only document is too short to hold out a part of it", "use more text, or --val-fraction 0");
+        const size_t at = split_position(texts[0], config.val_fraction);
+        texts.push_back(texts[0].substr(at));
+        texts[0].resize(at);
+        held_out = {false, true};
+    }
+    hand_over();
+}
+
 // ------------------------------------------------------------------------------------------------ writing
 
 // The shards of one split, all under temporary names until commit(). A shard is closed after the document that fills it.
@@ -201,6 +261,16 @@ std::vector<std::string> earlier_files(const std::string& prefix) {
     return found;
 }
 
+}  // namespace
+
+int64_t SplitSummary::length_quantile(double q) const {
+    auto rank = static_cast<int64_t>(std::ceil(q * static_cast<double>(documents)));
+    int64_t seen = 0;
+    for (auto [length, count] : lengths)
+        if ((seen += count) >= std::max<int64_t>(rank, 1)) return length;
+    return 0;
+}
+
 void make_room(const TokenizeConfig& config) {
     if (config.out.empty() || config.out.back() == '/')
         throw Error(ExitCode::usage, "--out '" + config.out + "' is a folder, not a prefix",
@@ -217,40 +287,17 @@ void make_room(const TokenizeConfig& config) {
         throw Error(ExitCode::io, folder.string() + " cannot be created: " + error.message(), "choose another --out").file(folder.string());
 }
 
-}  // namespace
-
-int64_t SplitSummary::length_quantile(double q) const {
-    auto rank = static_cast<int64_t>(std::ceil(q * static_cast<double>(documents)));
-    int64_t seen = 0;
-    for (auto [length, count] : lengths)
-        if ((seen += count) >= std::max<int64_t>(rank, 1)) return length;
-    return 0;
-}
-
 TokenizeSummary tokenize_corpus(const TokenizeConfig& config, const Tokenizer& tokenizer, const std::function<void(double)>& progress) {
     ENSURE(config.val_fraction >= 0 && config.val_fraction < 1 && config.shard_tokens > 0 && config.threads > 0);
-    std::vector<std::string> files = text_files(config.inputs);
-    int64_t total_bytes = 0;  // of both passes
-    for (const std::string& file : files) {
-        std::error_code ignored;
-        if (auto bytes = fs::file_size(file, ignored); !ignored) total_bytes += 2 * static_cast<int64_t>(bytes);
-    }
-    auto report = [&](int64_t bytes) { progress(total_bytes > 0 ? static_cast<double>(bytes) / static_cast<double>(total_bytes) : 1.0); };
     make_room(config);
-    Survey known = survey(files, config, report);
-    if (known.documents == 0)
-        throw Error(ExitCode::data, format("no text found in %zu file(s)", files.size()), "name files or folders that hold text");
+    const Corpus corpus = open_corpus(config, progress);
 
     TokenizeSummary summary;
-    summary.files = static_cast<int64_t>(files.size()), summary.files_without_text = known.files_without_text;
-    summary.split_inside_document = known.documents == 1 && config.val_fraction > 0;
+    summary.files = static_cast<int64_t>(corpus.files.size()), summary.files_without_text = corpus.known.files_without_text;
+    summary.split_inside_document = corpus.split_inside_document;
     SplitWriter train(config.out + "_train", config, tokenizer), val(config.out + "_val", config, tokenizer);
-
-    // Documents are gathered until they are worth encoding in parallel, then written in order.
-    std::vector<std::string> texts;
     std::vector<std::vector<int32_t>> ids;
-    int64_t gathered = 0, written = 0;
-    auto write_gathered = [&] {
+    read_documents(config, corpus, progress, [&](const std::vector<std::string>& texts, const std::vector<char>& held_out) {
         ids.assign(texts.size(), {});
         int64_t mended = 0;
         std::exception_ptr failure;  // an exception must not leave the threads' loop
@@ -264,33 +311,8 @@ TokenizeSummary tokenize_corpus(const TokenizeConfig& config, const Tokenizer& t
             }
         if (failure) std::rethrow_exception(failure);
         summary.mended_documents += mended;
-        for (size_t i = 0; i < texts.size(); i++) {
-            bool held_out = summary.split_inside_document ? written == 1 : draw(config.seed, written) < known.threshold;
-            (held_out ? val : train).add(ids[i], static_cast<int64_t>(texts[i].size()));
-            written++;
-        }
-        texts.clear(), gathered = 0;
-    };
-    int64_t bytes = known.bytes;
-    for (const std::string& file : files) {
-        DocumentReader reader(file, config.documents);
-        for (std::string document; reader.next(document);) {
-            gathered += static_cast<int64_t>(document.size());
-            texts.push_back(std::move(document));
-            if (gathered < int64_t{4} << 20) continue;
-            if (!summary.split_inside_document) write_gathered();
-            report(bytes + reader.bytes_read());
-        }
-        bytes += reader.bytes_read();
-    }
-    if (summary.split_inside_document) {
-        if (texts.size() != 1 || texts[0].size() < 2)
-            throw Error(ExitCode::data, "the only document is too short to hold out a part of it", "use more text, or --val-fraction 0");
-        size_t at = split_position(texts[0], config.val_fraction);
-        texts.push_back(texts[0].substr(at));
-        texts[0].resize(at);
-    }
-    write_gathered();
+        for (size_t i = 0; i < texts.size(); i++) (held_out[i] ? val : train).add(ids[i], static_cast<int64_t>(texts[i].size()));
+    });
     train.seal(), val.seal();
     for (const std::string& old : earlier_files(config.out))
         if (std::error_code error; !fs::remove(old, error) && error)
@@ -302,6 +324,18 @@ TokenizeSummary tokenize_corpus(const TokenizeConfig& config, const Tokenizer& t
     train.commit(), val.commit();
     summary.train = std::move(train.summary()), summary.val = std::move(val.summary());
     return summary;
+}
+
+void read_train_documents(const TokenizeConfig& config, const std::function<void(std::span<const std::string>)>& documents,
+                          const std::function<void(double)>& progress) {
+    const Corpus corpus = open_corpus(config, progress);
+    std::vector<std::string> kept;
+    read_documents(config, corpus, progress, [&](std::vector<std::string>& texts, const std::vector<char>& held_out) {
+        kept.clear();
+        for (size_t i = 0; i < texts.size(); i++)
+            if (!held_out[i]) kept.push_back(std::move(texts[i]));
+        documents(kept);
+    });
 }
 
 }  // namespace traincu

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -72,6 +73,13 @@ struct TokenizeSummary {
     std::string tokenizer;               // the file written beside the shards; empty for bytes
     bool split_inside_document = false;  // there was one document only: its end is the validation text
 };
+
+// Makes the folder of --out. Error(usage) where it is none, or has shards under this prefix and config.force is not given.
+void make_room(const TokenizeConfig& config);
+
+// Hands over the documents that tokenize_corpus() puts into the training split of the same config, in order, some at a time.
+void read_train_documents(const TokenizeConfig& config, const std::function<void(std::span<const std::string>)>& documents,
+                          const std::function<void(double)>& progress);
 
 // Writes the shards, and beside them PREFIX_tokenizer.json unless the tokenizer is the bytes; they get their names together, when all are
 // on disk. A document is held out if its draw, a function of seed and

@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <filesystem>
 
-#include <nlohmann/json.hpp>
-
 #include "src/base/error.h"
 #include "src/base/files.h"
 #include "src/data/bpe_tokenizer.h"
 #include "src/data/shard.h"
 #include "src/data/tokenizer_json.h"
+#include "src/data/tokenizer_json_writer.h"
 
 namespace traincu {
 
@@ -62,27 +61,9 @@ public:
 
     // A byte-level vocabulary without merges.
     std::string json() const override {
-        using Json = nlohmann::ordered_json;
-        Json vocab = Json::object();
-        for (size_t byte = 0; byte < 256; byte++) vocab[byte_characters()[byte]] = byte;
-        vocab["<|endoftext|>"] = end_of_text;
-        const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-        Json special = {{"id", end_of_text}, {"content", "<|endoftext|>"}, {"single_word", false}, {"lstrip", false},
-                        {"rstrip", false},   {"normalized", false},        {"special", true}};
-        Json model = {{"type", "BPE"},
-                      {"dropout", nullptr},
-                      {"unk_token", nullptr},
-                      {"continuing_subword_prefix", nullptr},
-                      {"end_of_word_suffix", nullptr},
-                      {"fuse_unk", false},
-                      {"byte_fallback", false},
-                      {"vocab", vocab},
-                      {"merges", Json::array()}};
-        Json json = {
-            {"version", "1.0"},      {"truncation", nullptr},       {"padding", nullptr},        {"added_tokens", Json::array({special})},
-            {"normalizer", nullptr}, {"pre_tokenizer", byte_level}, {"post_processor", nullptr}, {"decoder", byte_level},
-            {"model", model}};
-        return json.dump(1) + "\n";
+        BpeVocabulary vocabulary;
+        for (int byte = 0; byte < 256; byte++) vocabulary.tokens.push_back(std::string(1, static_cast<char>(byte)));
+        return write_tokenizer_json(vocabulary, "");
     }
 };
 

@@ -7,6 +7,7 @@
 #include "src/base/error.h"
 #include "src/base/process.h"
 #include "src/command/commands.h"
+#include "src/command/learn_vocabulary.h"
 #include "src/command/parse.h"
 #include "src/command/progress.h"
 #include "src/data/corpus.h"
@@ -73,7 +74,8 @@ int tokenize_command(int argc, char** argv) {
     std::string documents = "separator:" + config.documents.separator;
     config.threads = allowed_cores();
 
-    std::string vocabulary = "bytes", decoded_shard;
+    std::string vocabulary = "bytes", pattern = pattern_names[0], decoded_shard;
+    int64_t train_vocab = 0;
 
     CLI::App app(
         "Turns text into token shards for training, and holds some documents out for validation.\n"
@@ -89,11 +91,20 @@ int tokenize_command(int argc, char** argv) {
                        "bytes (256 ids), a tokenizer.json (GPT-2, Llama 3, Qwen), or a folder that holds one; a tokenizer.json is "
                        "copied beside the shards")
             ->capture_default_str();
+    auto* learned = app.add_option("--train-vocab", train_vocab,
+                                   "learn a byte-level BPE vocabulary of so many tokens from the training split (256 bytes, merges, "
+                                   "<|endoftext|>), write it as PREFIX_tokenizer.json, and tokenize with it")
+                        ->check(CLI::Range(int64_t{257}, int64_t{1} << 20))
+                        ->excludes(chosen);
+    app.add_option("--pattern", pattern, "how --train-vocab splits text into words")
+        ->check(CLI::IsMember(pattern_names))
+        ->capture_default_str()
+        ->needs(learned);
     app.add_option(
            "--decode", decoded_shard,
            "a shard whose text goes to standard output, documents parted by a line of <|endoftext|>; --tokenizer where the shard does "
            "not say")
-        ->excludes(inputs, out);
+        ->excludes(inputs, out, learned);
     app.add_option("--documents", documents,
                    "what a document is: file, lines, or separator:STRING (a line of just STRING ends a document; "
                    "the end of a file always does)")
@@ -117,7 +128,8 @@ int tokenize_command(int argc, char** argv) {
                     "./train tokenize --help shows an example");
     config.documents = DocumentRule::parse(documents);
 
-    std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(vocabulary);
+    std::unique_ptr<Tokenizer> tokenizer =
+        learned->count() > 0 ? learn_vocabulary(config, train_vocab, pattern) : open_tokenizer(vocabulary);
     Clock::time_point start = Clock::now();
     TokenizeSummary summary = [&] {
         ProgressLine line("tokenize");

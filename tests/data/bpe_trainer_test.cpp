@@ -7,6 +7,8 @@
 
 #include "src/base/philox.h"
 #include "src/data/tokenizer.h"
+#include "src/data/tokenizer_json.h"
+#include "src/data/tokenizer_json_writer.h"
 #include "tests/data/fixture.h"
 
 namespace traincu::test {
@@ -63,7 +65,7 @@ WordCounts random_words(uint64_t seed, int words, int letters, int longest, int 
 }  // namespace
 
 TEST_SUITE("data/bpe trainer") {
-    TEST_CASE("trainer: the merges of counting everything anew") {
+    TEST_CASE("trainer: the merges of counting everything anew, and the words that encoding makes of them") {
         int ties = 0;
         for (uint64_t seed = 0; seed < 40; seed++) {
             CAPTURE(seed);
@@ -77,6 +79,12 @@ TEST_SUITE("data/bpe trainer") {
             for (size_t i = 0; i < learned.merges.size(); i++) {
                 const auto [left, right] = learned.merges[i];
                 CHECK(learned.tokens[256 + i] == learned.tokens[static_cast<size_t>(left)] + learned.tokens[static_cast<size_t>(right)]);
+            }
+            const Bpe bpe(learned, false);
+            for (const auto& [word, ids] : expected.words) {
+                std::vector<int32_t> encoded;
+                bpe.encode(word, encoded);
+                CHECK(encoded == ids);
             }
         }
         CHECK(ties == 20);
@@ -122,6 +130,27 @@ TEST_SUITE("data/bpe trainer") {
         CHECK(first.at("'s") == 50);
         CHECK(first.at(" the") == 100);
         CHECK(first.at(" \uFFFD") == 50);
+    }
+
+    TEST_CASE("a learned vocabulary as tokenizer.json is read back as it was, with its pattern") {
+        if (!Pretokenizer::built_in()) {
+            MESSAGE("skipped: built without PCRE2");
+            return;
+        }
+        BpeVocabulary v = train_bpe(random_words(3, 60, 5, 12, 4), 40);
+        for (const std::string pattern : {"", gpt2_pattern, llama3_pattern, qwen2_pattern}) {
+            const TokenizerFile file = parse_tokenizer_json(write_tokenizer_json(v, pattern), "learned");
+            CHECK(file.pattern == pattern);
+            CHECK(file.vocabulary.merges == v.merges);
+            CHECK(file.vocab_size == static_cast<int64_t>(v.tokens.size()) + 1);
+            REQUIRE(file.vocabulary.tokens.size() >= v.tokens.size());
+            CHECK(std::equal(v.tokens.begin(), v.tokens.end(), file.vocabulary.tokens.begin()));
+            REQUIRE(file.added.size() == 1);
+            CHECK(file.added[0].content == "<|endoftext|>");
+            CHECK(file.added[0].id == static_cast<int32_t>(v.tokens.size()));
+            CHECK(!file.nfc);
+            CHECK(!file.whole_words);
+        }
     }
 }
 

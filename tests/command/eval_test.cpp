@@ -39,17 +39,30 @@ TEST_SUITE("choices") {
             return e;
         };
         const double nan = std::nan(""), inf = INFINITY;
-        const std::vector<ChoiceExample> examples = {question(0, {1, 4}), question(1, {1, 4}), question(0, {2, 2}),
-                                                     question(1, {2, 2}), question(0, {1, 1}), question(2, {3, 3, 3})};
-        const std::vector<double> losses = {2, 4, 2, 4, 3, 3, 3, 3, nan, inf, nan, 9, 8};
-        const ChoiceScore score = judge(examples, losses);
-        // by sum: 0 right, 0 wrong, tie -> first right, tie -> first wrong, none, 2 right; by mean: 1 wrong, 1 right, then the same
-        CHECK(score.examples == 6);
-        CHECK(score.right_by_sum == 3);
-        CHECK(score.right_by_mean == 3);
-        CHECK(score.acc() == 0.5);
-        CHECK(judge(std::span(examples).first(1), std::span(losses).first(2)).right_by_mean == 0);
-        CHECK(judge(std::span(examples).subspan(1, 1), std::span(losses).subspan(2, 2)).right_by_mean == 1);
+        struct Case {
+            ChoiceExample example;
+            std::vector<double> losses;
+            int right_by_sum, right_by_mean;
+        };
+        const Case cases[] = {
+            {question(0, {1, 4}), {2, 4}, 1, 0},     {question(1, {1, 4}), {2, 4}, 0, 1},     {question(0, {2, 2}), {3, 3}, 1, 1},
+            {question(1, {2, 2}), {3, 3}, 0, 0},  // the first of equals
+            {question(0, {1, 1}), {nan, inf}, 0, 0}, {question(1, {1, 1}), {nan, inf}, 0, 0}, {question(2, {3, 3, 3}), {nan, 9, 8}, 1, 1},
+        };
+        std::vector<ChoiceExample> examples;
+        std::vector<double> losses;
+        for (const Case& c : cases) {
+            CAPTURE(examples.size());
+            const ChoiceScore one = judge({&c.example, 1}, c.losses);
+            CHECK(one.examples == 1);
+            CHECK(one.right_by_sum == c.right_by_sum);
+            CHECK(one.right_by_mean == c.right_by_mean);
+            examples.push_back(c.example), losses.insert(losses.end(), c.losses.begin(), c.losses.end());
+        }
+        const ChoiceScore all = judge(examples, losses);
+        CHECK(all.examples == 7);
+        CHECK(all.acc() == 3.0 / 7);
+        CHECK(all.acc_norm() == 3.0 / 7);
         // the standard error of the mean of 0 and 1, from its definition
         ChoiceScore s{10, 3, 4};
         double squares = 0;

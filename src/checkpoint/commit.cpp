@@ -345,9 +345,10 @@ static void verify_presence(const FoundCheckpoint& found) {
 }
 
 static void verify_blocks(const FoundCheckpoint& found) {
-    std::vector<std::byte> buffer(static_cast<size_t>(digest_block));
+    std::vector<std::byte> buffer;
     for (const ordered_json& entry : found.manifest.at("files")) {
         InputFile file(found.path + "/" + entry.at("name").get<std::string>(), ExitCode::checkpoint, false);
+        buffer.resize(std::max(buffer.size(), static_cast<size_t>(std::min(digest_block, file.size()))));
         const ordered_json& blocks = entry.at("blocks");
         if (integer_field(entry, "block_bytes") != digest_block ||
             static_cast<int64_t>(blocks.size()) != (file.size() + digest_block - 1) / digest_block)

@@ -51,7 +51,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 // writing
 
 std::string safetensors_header(std::vector<StoredTensor>& tensors, const std::map<std::string, std::string>& metadata) {
-    nlohmann::ordered_json header;
+    nlohmann::ordered_json header = nlohmann::ordered_json::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     int64_t end = 0;
     for (StoredTensor& tensor : tensors) {

@@ -48,10 +48,19 @@ RunDirectory open_run_directory(Io& io, Options& options) {
     return directory;
 }
 
-void check_resume(const RunDirectory& directory, const Options& options, const Json& data_fingerprint) {
+Error unknown_meta(const RunDirectory& directory, const nlohmann::json::exception& exception) {
+    return Error(ExitCode::checkpoint,
+                 format("the manifest of %s keeps a run's state in another form: %s", directory.checkpoint->path.c_str(), exception.what()),
+                 "resume with the version of the program that wrote it, or from another checkpoint")
+        .file(directory.checkpoint->path + "/manifest.json");
+}
+
+void check_resume(const RunDirectory& directory, const Options& options, const Json& data_fingerprint) try {
     const std::string& path = directory.checkpoint->path;
+    const Json& saved = directory.meta().at("options");
+    (void)saved.get_ref<const Json::object_t&>();  // throws where it is no object
     std::string all;
-    for (const std::string& conflict : resume_conflicts(directory.meta().at("options"), options))
+    for (const std::string& conflict : resume_conflicts(saved, options))
         all += (all.empty() ? "" : "; ") + conflict;
     if (!all.empty())
         throw Error(ExitCode::checkpoint, format("the checkpoint %s was made with other options (%s)", path.c_str(), all.c_str()),
@@ -61,6 +70,8 @@ void check_resume(const RunDirectory& directory, const Options& options, const J
         throw Error(ExitCode::data, format("the training shards are not those of the checkpoint %s", path.c_str()),
                     "give the same --data in the same order, or --allow-data-change to go on with these")
             .file(path);
+} catch (const nlohmann::json::exception& exception) {
+    throw unknown_meta(directory, exception);
 }
 
 void write_run_json(const RunDirectory& directory, const Options& options, const std::string& command, const Json& facts) {

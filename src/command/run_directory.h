@@ -26,6 +26,9 @@ struct RunDirectory {
 // --resume asks for. Error(io), Error(locked), Error(checkpoint); Error(usage) where a new run would fall into the directory of an old one.
 RunDirectory open_run_directory(Io& io, Options& options);
 
+// The Error(checkpoint) for a checkpoint that is whole, but whose meta this program did not write.
+Error unknown_meta(const RunDirectory& directory, const nlohmann::json::exception& exception);
+
 // Error(checkpoint) naming the options that may not change on resume and did; Error(data) for other shards, unless that is allowed.
 void check_resume(const RunDirectory& directory, const Options& options, const nlohmann::ordered_json& data_fingerprint);
 

@@ -25,16 +25,29 @@ std::string save_run_state(Io& io, const RunDirectory& directory, const RunState
                             state.optimizer->m(), state.optimizer->v(), meta, beside);
 }
 
-bool restore_run_state(const RunDirectory& directory, RunState& state) {
+// A counter of the run; Error(checkpoint) if it is not a whole number of at least 0.
+static int64_t counter(const RunDirectory& directory, const Json& object, const char* name) {
+    const int64_t value = integer_field(object, name);
+    if (value < 0)
+        throw Error(ExitCode::checkpoint, format("the manifest of %s says that %s is negative", directory.checkpoint->path.c_str(), name),
+                    "use another checkpoint")
+            .file(directory.checkpoint->path + "/manifest.json");
+    return value;
+}
+
+bool restore_run_state(const RunDirectory& directory, RunState& state) try {
     const Json& meta = directory.meta();
     read_checkpoint(*directory.checkpoint, state.weights->config, state.weights->table, state.weights->door.flat_weights(),
                     state.optimizer->m(), state.optimizer->v());
-    state.step = directory.checkpoint->step, state.tokens = meta.at("tokens");
-    state.optimizer->set_steps(meta.at("adam_steps"));
+    state.step = directory.checkpoint->step, state.tokens = counter(directory, meta, "tokens");
+    state.optimizer->set_steps(counter(directory, meta, "adam_steps"));
+    for (const char* name : {"skipped", "consecutive_skips", "consecutive_nonfinite"}) counter(directory, meta.at("guard"), name);
     state.guard->restore(meta.at("guard"));
     if (meta.at("data") != state.data->fingerprint()) return false;
-    state.data->seek({meta.at("epoch"), meta.at("sample")});
+    state.data->seek({counter(directory, meta, "epoch"), counter(directory, meta, "sample")});
     return true;
+} catch (const nlohmann::json::exception& exception) {
+    throw unknown_meta(directory, exception);
 }
 
 }  // namespace traincu

@@ -166,7 +166,7 @@ const std::vector<OptionRow>& option_table() {
         {"run", "config", "", &O::config, "repeat a run: take every option from its run.json (flags given beside it win)", {}, 0, 0, free},
         {"run", "out", "o", &O::out, "run directory: run.json, log.jsonl, checkpoints, report.html", {}, 0, 0, free},
         {"run", "checkpoint-every", "n", &O::checkpoint_every, "steps between checkpoints; 0 = only at the end", {}, 0, big, free},
-        {"run", "keep", "", &O::keep, "newest checkpoints to keep (at least 2); 0 = all", {}, 0, big, free},
+        {"run", "keep", "", &O::keep, "newest checkpoints to keep (at least 2); 0 = all", {}, 0, 1 << 30, free},
         {"run",
          "resume",
          "y",
@@ -278,7 +278,15 @@ Json read_config(const std::string& path) {
     if (parsed.is_discarded() || !parsed.is_object())
         throw Error(ExitCode::usage, format("--config: %s is not a JSON object", path.c_str()), "give the run.json of a run directory")
             .file(path);
-    return parsed.contains("options") ? parsed["options"] : parsed;
+    Json options = parsed.contains("options") ? parsed["options"] : parsed;
+    const bool no_preset = options.is_object() && options.contains("preset") && !options["preset"].is_string();
+    if (!options.is_object() || no_preset)
+        throw Error(
+            ExitCode::usage,
+            format("--config: %s in %s is not %s", no_preset ? "'preset'" : "'options'", path.c_str(), no_preset ? "a name" : "an object"),
+            "give the run.json of a run directory")
+            .file(path);
+    return options;
 }
 
 std::string preset_list() {
@@ -365,7 +373,7 @@ Options parse_options(int argc, char** argv) {
     std::string preset_name = given.count("preset") ? text_of("preset") : config.value("preset", "");
     if (preset_name == "list") throw HelpRequested{preset_list()};
     if (!preset_name.empty()) apply_json(options, preset(preset_name), "preset " + preset_name);
-    apply_json(options, config, "--config " + options.config);
+    apply_json(options, config, "--config " + text_of("config"));
     for (const auto& [name, values] : given) {
         const OptionRow& row = *find_row(name);
         bool is_switch = std::holds_alternative<bool Options::*>(row.field);

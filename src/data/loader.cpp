@@ -130,7 +130,8 @@ void Loader::Builder::go_to(Cursor& cursor) {
                             static_cast<long long>(cursor.epoch)),
                      "the data set, --seq-len or --packing is not the one that the cursor was saved with");
     };
-    if (cursor.epoch < 0 || cursor.sample < 0) throw beyond();
+    constexpr int64_t max_epoch = int64_t{1} << 53;  // a file may say anything; so far counting up never overflows
+    if (cursor.epoch < 0 || cursor.epoch > max_epoch || cursor.sample < 0) throw beyond();
     if (cursor.epoch != epoch_ || place_ < 0 || cursor.sample < first_sample_) begin_epoch(cursor.epoch);
     int64_t place = std::max<int64_t>(place_, 0), first = first_sample_;
     while (place < shard_count()) {

@@ -55,6 +55,11 @@ nlohmann::ordered_json Guard::state() const {
 void Guard::restore(const nlohmann::ordered_json& state) {
     losses_ = state.at("losses").get<std::deque<double>>();
     norms_ = state.at("norms").get<std::deque<double>>();
+    if (losses_.size() != norms_.size() || losses_.size() > window_)
+        throw Error(ExitCode::checkpoint,
+                    format("the checkpoint's window of accepted steps has %zu losses and %zu norms, not as many of both and at most %zu",
+                           losses_.size(), norms_.size(), window_),
+                    "use another checkpoint");
     skipped_ = state.at("skipped"), consecutive_skips_ = state.at("consecutive_skips"),
     consecutive_nonfinite_ = state.at("consecutive_nonfinite");
 }

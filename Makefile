@@ -1,5 +1,5 @@
 # train.cu: `make` builds ./train and says what it found. Everything here can be overridden: make CXX=clang++ MARCH=native
-# Targets: train (default) demo test test-all asan bench format clean. `make help` explains them.
+# Targets: train (default) demo test test-all asan fuzz bench format clean. `make help` explains them.
 
 CXX      ?= g++
 DEPS     ?= .deps#          libraries unpacked without root by scripts/setup.sh --prefix .deps
@@ -60,12 +60,12 @@ no_bpe := $(if $(has_pcre2),,libpcre2-dev) $(if $(has_utf8proc),,libutf8proc-dev
 # ---- what there is to build
 kernel_src := $(wildcard kernels/*.cpp)
 engine_src := $(wildcard src/*/*.cpp)
-test_src   := $(shell find tests -name '*_test.cpp' 2>/dev/null) tests/main.cpp
+test_src   := $(shell find tests -name '*_test.cpp' 2>/dev/null) tests/main.cpp $(filter-out %/fuzzer.cpp %_test.cpp,$(wildcard tests/fuzz/*.cpp))
 objects     = $(patsubst %,$(BUILD)/%.o,$(kernel_src) $(engine_src))
 test_obj    = $(patsubst %,$(BUILD)/%.o,$(test_src))
 TRAIN      ?= train#        the executable's name
 
-.PHONY: all found help demo test test-all asan bench tokenizer_bench format clean FORCE
+.PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench format clean FORCE
 all: found $(TRAIN)
 
 found:
@@ -116,11 +116,33 @@ test: all $(BUILD)/run_tests
 test-all: all $(BUILD)/run_tests
 	$(BUILD)/run_tests
 	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
+	@if FUZZ_CXX='$(FUZZ_CXX)' sh tests/fuzz/check_clang.sh 2>/dev/null; then $(MAKE) fuzz; else echo "skipped: fuzzing ($(MAKE) fuzz says what it needs)"; fi
 
 # The tests again under the address and undefined-behaviour sanitizers, in a build folder of their own.
 asan:
 	$(MAKE) BUILD=build/asan TRAIN=build/asan/train CXXFLAGS='$(CXXFLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all' build/asan/run_tests build/asan/train
 	TRAIN_BINARY=build/asan/train build/asan/run_tests --test-suite-exclude="long*"
+
+# What reads untrusted input, searched by libFuzzer under the same sanitizers: see tests/fuzz/README.md
+FUZZ_CXX     ?= clang++
+FUZZ_SECONDS ?= 60#         for each target
+FUZZ_TARGETS ?= all#        or some: 'shard log'
+fuzz_build   := $(BUILD)/fuzz
+fuzz_flags   := -std=c++20 -g1 -O1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unknown-pragmas $(if $(MARCH),-march=$(MARCH)) \
+                -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all
+fuzz_src     := $(wildcard src/config/*.cpp src/checkpoint/*.cpp src/data/*.cpp src/report/*.cpp) $(filter-out %_test.cpp,$(wildcard tests/fuzz/*.cpp)) \
+                $(addprefix src/,base/arena.cpp base/error.cpp base/version.cpp model/params.cpp model/weights.cpp optim/guard.cpp optim/optimizer.cpp \
+                command/run_directory.cpp command/run_state.cpp) kernels/adamw.cpp kernels/reduce.cpp
+fuzz:
+	@FUZZ_CXX='$(FUZZ_CXX)' sh tests/fuzz/check_clang.sh && $(MAKE) $(fuzz_build)/fuzz && sh tests/fuzz/run.sh $(fuzz_build) $(FUZZ_SECONDS) '$(FUZZ_TARGETS)'
+$(fuzz_build)/fuzz: $(fuzz_src:%=$(fuzz_build)/%.o)
+	@echo "link      $@"
+	@$(FUZZ_CXX) $(fuzz_flags) -fsanitize=fuzzer $(LDFLAGS) $^ -pthread -o $@
+$(fuzz_build)/%.cpp.o: %.cpp Makefile
+	@mkdir -p $(@D)
+	@echo "compile   $< (for fuzzing)"
+	@$(FUZZ_CXX) $(CPPFLAGS) $(fuzz_flags) -fsanitize=fuzzer-no-link -MMD -MP -c $< -o $@
+$(fuzz_build)/src/base/version.cpp.o: CPPFLAGS := $(filter-out -DTRAIN_HAS_ONEDNN,$(CPPFLAGS)) -DTRAIN_REVISION='"fuzz"'
 
 # Speed beside the processor's peak and, where asked for, beside PyTorch and llm.c: see tests/bench/bench.py
 bench: all $(BUILD)/gemm_bench
@@ -143,7 +165,8 @@ clean:
 help:
 	@echo "make          build ./train            make test      every test that is quick"
 	@echo "make demo     train on real text       make test-all  the long ones too"
-	@echo "make asan     tests under sanitizers   make format    clang-format"
+	@echo "make asan     tests under sanitizers   make fuzz      search what breaks the readers (clang)"
+	@echo "make format   clang-format             make bench     speed beside others"
 	@echo "variables: CXX MARCH=native ONEDNN=0 DEPS=.deps BUILD=build JOBS=2"
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -7,9 +7,9 @@ cd "$tmp" || exit 1
 demo() { run sh scripts/demo.sh "$@"; }
 
 demo;                         expect "demo: says so when ./train is not built" 2 "not built yet"
-for size in 124m 350m; do
-    run sh "scripts/reproduce/gpt2_$size.sh"
-    expect "reproduce: $size says so when ./train is not built" 2 "not built yet"
+for recipe in gpt2_124m gpt2_350m bible_gpt2 tinystories; do
+    run sh "scripts/reproduce/$recipe.sh"
+    expect "reproduce: $recipe says so when ./train is not built" 2 "not built yet"
 done
 
 cat > train <<'END'
@@ -55,6 +55,11 @@ echo 5 > wanted_status; : > calls.txt
 demo;                         expect "demo: a failed run keeps its exit code" 5
 holds "demo: and generates nothing" [ "$(grep -c generate calls.txt)" -eq 0 ]
 
+echo 0 > wanted_status
+run sh scripts/reproduce/bible_gpt2.sh --seed 7
+holds "reproduce: bible_gpt2 trains the demo with other parts" grep -q -e "--preset demo --norm layernorm .* --out runs/bible_gpt2 .*--seed 7" calls.txt
+run sh scripts/reproduce/tinystories.sh
+expect "reproduce: tinystories says what to get" 2 "get_corpus.sh tinystories"
 run sh scripts/reproduce/gpt2_124m.sh --dry-run --seed 7
 expect "reproduce: 124m is the preset, on its shards" 0 "--preset gpt2-124m-llmc " "--seed 7" "'corpora/fineweb10B/fineweb_train_\*.bin'"
 BATCH_SIZE=8 run sh scripts/reproduce/gpt2_350m.sh --dry-run

@@ -130,14 +130,14 @@ FUZZ_TARGETS ?= all#        or some: 'shard log'
 fuzz_build   := $(BUILD)/fuzz
 fuzz_flags   := -std=c++20 -g1 -O1 -fno-omit-frame-pointer -Wall -Wextra -Wno-unknown-pragmas $(if $(MARCH),-march=$(MARCH)) \
                 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all
-fuzz_src     := $(wildcard src/config/*.cpp src/checkpoint/*.cpp src/data/*.cpp src/report/*.cpp) $(filter-out %_test.cpp,$(wildcard tests/fuzz/*.cpp)) \
-                $(addprefix src/,base/arena.cpp base/error.cpp base/version.cpp model/params.cpp model/weights.cpp optim/guard.cpp optim/optimizer.cpp \
+fuzz_src     := $(filter-out src/base/process.cpp,$(wildcard $(addprefix src/,base/*.cpp config/*.cpp checkpoint/*.cpp data/*.cpp report/*.cpp))) \
+                $(filter-out %_test.cpp,$(wildcard tests/fuzz/*.cpp)) $(addprefix src/,model/params.cpp model/weights.cpp optim/guard.cpp optim/optimizer.cpp \
                 command/run_directory.cpp command/run_state.cpp) kernels/adamw.cpp kernels/reduce.cpp
 fuzz:
 	@FUZZ_CXX='$(FUZZ_CXX)' sh tests/fuzz/check_clang.sh && $(MAKE) $(fuzz_build)/fuzz && sh tests/fuzz/run.sh $(fuzz_build) $(FUZZ_SECONDS) '$(FUZZ_TARGETS)'
 $(fuzz_build)/fuzz: $(fuzz_src:%=$(fuzz_build)/%.o)
 	@echo "link      $@"
-	@$(FUZZ_CXX) $(fuzz_flags) -fsanitize=fuzzer $(LDFLAGS) $^ -pthread -o $@
+	@$(FUZZ_CXX) $(fuzz_flags) -fsanitize=fuzzer $(LDFLAGS) $^ $(filter-out -ldnnl -fopenmp,$(LDLIBS)) -o $@
 $(fuzz_build)/%.cpp.o: %.cpp Makefile
 	@mkdir -p $(@D)
 	@echo "compile   $< (for fuzzing)"

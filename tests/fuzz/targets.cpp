@@ -13,6 +13,7 @@ const std::vector<Target>& targets() {
         {"log", fuzz_log, log_seeds},
         {"options", fuzz_options, options_seeds},
         {"curve", fuzz_curve, curve_seeds},
+        {"choices", fuzz_choices, choices_seeds},
         {"tokenizer", fuzz_tokenizer, tokenizer_seeds},
     };
     return table;

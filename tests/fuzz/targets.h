@@ -25,6 +25,7 @@ bool fuzz_shard(Bytes input);          // a token shard, read and loaded from an
 bool fuzz_log(Bytes input);            // log.jsonl: reading, going on, the report
 bool fuzz_options(Bytes input);        // words of a command line, one a line; after an empty line the text of --config
 bool fuzz_curve(Bytes input);          // a reference curve, CSV
+bool fuzz_choices(Bytes input);        // a multiple-choice set, or a line of JSON of one
 bool fuzz_tokenizer(Bytes input);      // tokenizer.json; after a line "---" a text to encode
 
 // Valid inputs, made by the project's own writers: a target accepts each of them.
@@ -38,6 +39,7 @@ Seeds shard_seeds();
 Seeds log_seeds();
 Seeds options_seeds();
 Seeds curve_seeds();
+Seeds choices_seeds();
 Seeds tokenizer_seeds();
 
 struct Target {

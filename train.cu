@@ -23,23 +23,19 @@
 #include "src/command/progress.h"       // ProgressLine
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
 #include "src/command/run_memory.h"     // RunMemory
-#include "src/command/run_setup.h"      // resolve_options, use_processor
+#include "src/command/run_setup.h"      // resolve_options, loader_config, use_processor
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
 #include "src/config/options.h"         // Options
-#include "src/data/shard.h"             // expand_glob
 #include "src/model/flops.h"            // training_flops_per_token
 #include "src/model/init.h"             // init_weights
-#include "src/plan/memory.h"            // available_memory
+#include "src/plan/memory.h"            // available_memory, memory_json
 #include "src/plan/peak.h"              // measure_matmul_peak
 #include "src/report/console.h"         // tables and lines
 #include "src/report/html.h"            // write_report
 
 namespace traincu {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 struct Run {
     Options options;
@@ -76,15 +72,6 @@ void read_options(Run& run, int argc, char** argv) {
 
 // ---- 2. data
 
-LoaderConfig loader_config(const Options& o, const std::string& patterns) {
-    LoaderConfig config;
-    config.shards = expand_glob(patterns);
-    config.seq_len = o.seq_len, config.vocab_size = o.vocab_size, config.seed = static_cast<uint64_t>(o.seed);
-    config.packing = o.packing == "documents" ? LoaderConfig::Packing::documents : LoaderConfig::Packing::stream;
-    config.rows_per_micro_batch = config.rows_per_step = o.batch_size;
-    return config;
-}
-
 void open_data(Run& run) {
     Options& o = run.options;
     run.files = resolve_options(o);
@@ -100,7 +87,6 @@ void open_data(Run& run) {
 
 void build_model(Run& run) {
     Options& o = run.options;
-    set_model_options(o, model_config(o));          // zeros become what they stand for
     run.directory = open_run_directory(run.io, o);  // only now: a mistake so far leaves nothing behind
     if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
     const RunUses uses{run.val_data != nullptr, run.files.tokenizer != nullptr};
@@ -118,43 +104,42 @@ void build_model(Run& run) {
 
 // ---- 4. weights
 
-RunState state_of(const Run& run) {
-    return {run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get(), run.files.tokenizer.get()};
-}
-
 void print_tables(const Run& run) {
+    const WeightStore& weights = run.memory->weights;
     std::vector<TableRow> rows;
     for (const auto& [group, name, value] : options_as_text(run.options)) rows.push_back({group, name, value});
     std::printf("%s\n%s\n", table("Options", rows).c_str(), memory_table(run.memory->arenas()).c_str());
-    std::printf("%s parameters, %.3g FLOPs a token; %s training tokens, %s samples an epoch\n",
-                with_commas(run.memory->weights.table.count()).c_str(),
-                training_flops_per_token(run.memory->weights.config, run.options.seq_len), with_commas(run.data->total_tokens()).c_str(),
+    std::printf("%s parameters, %.3g FLOPs a token; %s training tokens, %s samples an epoch\n", with_commas(weights.table.count()).c_str(),
+                training_flops_per_token(weights.config, run.options.seq_len), with_commas(run.data->total_tokens()).c_str(),
                 with_commas(run.data->samples_per_epoch()).c_str());
     std::printf("%d threads, matrix products by %s: %.0f GFLOP/s measured\nrun directory %s\n\n", run.threads, gemm_engine_name().c_str(),
                 run.peak_flops / 1e9, run.directory.path.c_str());
 }
 
+RunState state_of(Run& run) {
+    return {run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get(), run.files.tokenizer.get()};
+}
+
 void restore(Run& run) {
     run.peak_flops = measure_matmul_peak(run.stream);
     print_tables(run);
-    write_run_json(run.directory, run.options, run.command,
-                   {{"parameters", run.memory->weights.table.count()},
-                    {"gemm_engine", gemm_engine_name()},
-                    {"threads", run.threads},
-                    {"memory", memory_json(run.memory->arenas())}});
+    const WeightStore& weights = run.memory->weights;
+    nlohmann::ordered_json facts = {{"parameters", weights.table.count()}, {"gemm_engine", gemm_engine_name()}, {"threads", run.threads}};
+    facts["memory"] = memory_json(run.memory->arenas());
+    write_run_json(run.directory, run.options, run.command, facts);
     run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1,
                                        run.options.tensorboard);
-    const Tensor flat = run.memory->weights.door.flat_weights();
+    const Tensor flat = weights.door.flat_weights();
     if (run.directory.resumes()) {
         RunState state = state_of(run);
         if (!restore_run_state(run.directory, state)) std::printf("the data changed: its order begins anew\n");
         run.step = state.step, run.tokens = state.tokens;
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
     } else if (run.files.model && !run.options.from_scratch) {
-        load_model(*run.files.model, run.memory->weights.table, flat);
+        load_model(*run.files.model, weights.table, flat);
         std::printf("weights from %s\n", run.options.model.c_str());
     } else {
-        init_weights(flat, run.memory->weights.table, static_cast<uint64_t>(run.options.seed));
+        init_weights(flat, weights.table, static_cast<uint64_t>(run.options.seed));
     }
 }
 
@@ -188,13 +173,14 @@ void validate(Run& run) {
 
 void sample(Run& run) {
     if (!run.memory->generator) return;
-    std::vector<int32_t> prompt = run.files.tokenizer->encode(run.options.prompt);
-    prompt.insert(prompt.begin(), run.files.tokenizer->eot());
+    const Tokenizer& tokenizer = *run.files.tokenizer;
+    std::vector<int32_t> prompt = tokenizer.encode(run.options.prompt);
+    prompt.insert(prompt.begin(), tokenizer.eot());
     SamplingOptions sampling;
-    sampling.temperature = 0.8, sampling.vocab_size = run.files.tokenizer->vocab_size();
+    sampling.temperature = 0.8, sampling.vocab_size = tokenizer.vocab_size();
     const auto ids = run.memory->generator->run(prompt, run.options.sample_tokens, sampling, static_cast<uint64_t>(run.options.seed),
-                                                run.files.tokenizer->eot(), {}, run.stream);
-    const std::string text = run.options.prompt + run.files.tokenizer->decode(ids);
+                                                tokenizer.eot(), {}, run.stream);
+    const std::string text = run.options.prompt + tokenizer.decode(ids);
     std::printf("--- sample\n%s\n---\n", text.c_str());
     run.log->sample(run.step, text);
 }
@@ -214,7 +200,7 @@ int train(Run& run) {
     const Options& o = run.options;
     TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, *run.guard, run.peak_flops);
     StepPrinter printer(isatty(STDOUT_FILENO));
-    const auto start = Clock::now();
+    const auto start = std::chrono::steady_clock::now();
     double smooth_ms = 0, step_seconds = 0, product_seconds = 0;
     auto due = [&](int64_t every) { return every > 0 && run.step % every == 0 && run.step < o.max_steps; };
     StepBatch batch;
@@ -243,7 +229,8 @@ int train(Run& run) {
                                static_cast<long long>(run.step - 3)),
                         "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
                 .step(run.step);
-        const bool out_of_time = o.max_minutes > 0 && seconds_since(start) > 60 * o.max_minutes;
+        const bool out_of_time =
+            o.max_minutes > 0 && std::chrono::steady_clock::now() - start > std::chrono::duration<double, std::ratio<60>>(o.max_minutes);
         if ((stop_signal() || out_of_time) && run.step < o.max_steps) {
             printer.end_line();
             std::printf("stopping after step %lld: %s\n", static_cast<long long>(run.step),
@@ -277,29 +264,14 @@ int train_command(int argc, char** argv) {
     return train(run);
 }
 
-const char* examples =
-    "train.cu pretrains language models, from text to a finished checkpoint.\n\n"
-    "  ./train tokenize book.txt --out corpora/book                                     text to token shards\n"
-    "  ./train --preset demo --data 'corpora/book_train_*.bin' --out runs/book          shards to a model\n"
-    "  ./train generate --model runs/book --prompt 'Once upon a time'                   a model to text\n\n"
-    "make demo does all three on real text. ./train --help lists every option; other commands: plan, bench, eval, export, inspect, "
-    "report.\n";
-
 int run_command(int argc, char** argv) {
     if (argc < 2) return std::fputs(examples, stdout), 0;
     const std::string command = argv[1];
     if (command == "--version") return std::fputs(build_summary().c_str(), stdout), 0;
-    if (command == "tokenize") return tokenize_command(argc - 2, argv + 2);
-    if (command == "generate") return generate_command(argc - 2, argv + 2);
-    if (command == "eval") return eval_command(argc - 2, argv + 2);
-    if (command == "export") return export_command(argc - 2, argv + 2);
-    if (command == "inspect") return inspect_command(argc - 2, argv + 2);
-    if (command == "report") return report_command(argc - 2, argv + 2);
-    if (command == "plan") return plan_command(argc - 2, argv + 2);
-    if (command == "bench") return bench_command(argc - 2, argv + 2);
+    if (commands().contains(command)) return commands().at(command)(argc - 2, argv + 2);
     if (command[0] != '-')
         throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
-                    "the commands are tokenize, plan, bench, generate, eval, export, inspect, report; without one, ./train trains");
+                    "the commands are tokenize, generate, eval, export, inspect, report, plan, bench; without one, ./train trains");
     return train_command(argc, argv);
 }
 

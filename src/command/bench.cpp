@@ -4,12 +4,12 @@
 #include <sstream>
 
 #include "kernels/matmul.h"
+#include "src/base/files.h"
 #include "src/command/commands.h"
 #include "src/command/parse.h"
 #include "src/command/run_setup.h"
 #include "src/plan/rates.h"
 #include "src/report/console.h"
-#include "src/report/curves.h"
 
 namespace traincu {
 
@@ -208,7 +208,7 @@ int bench_command(int argc, char** argv) {
                  {"fma_peak", rates.machine().fma_peak},   {"matmul_peak", rates.machine().matmul_peak},
                  {"bandwidth", rates.machine().bandwidth}, {"tables", Json::array()}};
     for (const auto& [title, calls] : tables) json["tables"].push_back(rows_json(title, bench(title, calls, rates), rates.machine()));
-    if (!json_file.empty()) write_text(json_file, json.dump(1) + "\n");
+    if (!json_file.empty()) write_whole_file(json_file, json.dump(1) + "\n");
     if (!save_file.empty()) rates.save(save_file);
     return 0;
 }

@@ -2,6 +2,9 @@
 // what goes wrong is thrown as an Error.
 #pragma once
 
+#include <map>
+#include <string>
+
 namespace traincu {
 
 int tokenize_command(int argc, char** argv);          // text to token shards
@@ -10,8 +13,12 @@ int generate_command(int argc, char** argv);          // a prompt continued by a
 int eval_command(int argc, char** argv);              // loss, perplexity, bits per byte of a checkpoint on shards
 int export_command(int argc, char** argv);            // a model for transformers, lm-eval or llm.c
 int inspect_command(int argc, char** argv);           // what is in a shard, a safetensors file, a checkpoint
-int report_command(int argc, char** argv);            // curves of runs as an HTML page, beside a reference
 int plan_command(int argc, char** argv);              // memory and speed of a run before it starts
 int bench_command(int argc, char** argv);             // every kernel beside its roofline
+int report_command(int argc, char** argv);            // curves of runs as an HTML page, beside a reference
+
+// All of them by name; what ./train alone prints.
+const std::map<std::string, int (*)(int, char**)>& commands();
+extern const char* const examples;
 
 }  // namespace traincu

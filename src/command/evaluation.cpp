@@ -26,7 +26,12 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const std::string& where, const std:
     const Shard data(shard);
     std::string note;
     std::unique_ptr<Tokenizer> tokenizer = where.empty() ? tokenizer_of_shard(data, note) : open_tokenizer(where);
-    if (tokenizer) check_vocab_size(*tokenizer, vocab_size);
+    if (tokenizer && !where.empty()) check_vocab_size(*tokenizer, vocab_size);
+    if (tokenizer && tokenizer->vocab_size() > vocab_size) {  // an id of the shards that the model lacks is refused where it is read
+        note = format("the shards' vocabulary has %lld tokens, the model %lld", static_cast<long long>(tokenizer->vocab_size()),
+                      static_cast<long long>(vocab_size));
+        tokenizer = nullptr;
+    }
     if (!tokenizer && model) {
         tokenizer = usable_tokenizer(*model);
         const uint64_t stated = data.header().fingerprint;  // 0: the shard does not say

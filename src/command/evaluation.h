@@ -12,9 +12,9 @@
 
 namespace traincu {
 
-// The tokenizer of a data set: the one that `where` (--tokenizer) names, else the shard's, else the model's (null: there is none) if it has
-// no more tokens than the model (V). Null where there is none of these, with a note on stderr: then nothing is sampled and no bytes are
-// counted. Error where `where` cannot be opened or has more tokens than the model, or where the shard's is another one.
+// The tokenizer of a data set: the one that `where` (--tokenizer) names, else the shard's, else the model's (null: there is none); the last
+// two if they have no more tokens than the model (V). Null where there is none of these, with a note on stderr: then nothing is sampled and
+// no bytes are counted. Error where `where` cannot be opened or has more tokens than the model, or where the shard's is another one.
 std::unique_ptr<Tokenizer> choose_tokenizer(const std::string& where, const std::string& shard, const ModelOnDisk* model,
                                             int64_t vocab_size);
 

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 
+#include "src/base/files.h"
 #include "src/command/commands.h"
 #include "src/command/parse.h"
 #include "src/command/run_memory.h"
@@ -12,7 +13,6 @@
 #include "src/plan/memory.h"
 #include "src/plan/simulator.h"
 #include "src/report/console.h"
-#include "src/report/curves.h"
 
 namespace traincu {
 
@@ -44,10 +44,9 @@ void resolve(Plan& plan, int64_t available) {
         plan.notes.push_back("vocabulary 257 (bytes) assumed: give --data or --vocab-size");
     }
     const RunFiles files = resolve_options(o);
-    set_model_options(o, model_config(o));
     plan.uses.validates = !o.val_data.empty();
     plan.uses.samples = o.data.empty() || files.tokenizer;
-    if (o.data.empty()) plan.notes.push_back("memory for samples is counted: a run makes them where it knows the data's tokenizer");
+    if (o.data.empty()) plan.notes.push_back("memory for samples is counted: a run makes them where it knows a tokenizer");
     if (!plan.uses.validates) plan.notes.push_back("no validation: --val-data is missing");
     if (o.packing == "documents") plan.notes.push_back("attention is counted over whole rows: with documents it takes less");
     plan.notes.push_back("kernels take some MiB more while they run; validations, samples and checkpoints take time of their own");
@@ -331,7 +330,7 @@ int plan_command(int argc, char** argv) {
     Json json = plan_json(plan);
     if (limit > 0) json["fit"] = fit;
     if (as_text)
-        write_text(json_file, json.dump(2) + "\n");
+        write_whole_file(json_file, json.dump(2) + "\n");
     else
         std::printf("%s\n", json.dump(2).c_str());
     return 0;

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "src/base/error.h"
+#include "src/base/files.h"
 #include "src/command/commands.h"
 #include "src/command/parse.h"
 #include "src/report/charts.h"
@@ -86,7 +87,7 @@ int report_command(int argc, char** argv) {
 
     std::string out = options.out.empty() ? (std::filesystem::path(options.runs[0]) / "report.html").string() : options.out;
     double from_step = static_cast<double>(options.from_step);
-    write_text(out, render_report(runs, references, options.band, from_step));
+    write_whole_file(out, render_report(runs, references, options.band, from_step));
     if (!options.save_curve.empty()) write_curve_csv(options.save_curve, runs[0].curves);
     if (!options.tensorboard.empty())
         for (const Run& run : runs)

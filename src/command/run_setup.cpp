@@ -18,6 +18,7 @@ RunFiles resolve_options(Options& o) {
         files.tokenizer = choose_tokenizer(o.tokenizer, shard, files.model ? &*files.model : nullptr, o.vocab_size);
     }
     resolve_batch(o);
+    set_model_options(o, model_config(o));
     return files;
 }
 
@@ -29,6 +30,15 @@ ModelOptions training_options(const Options& o) {
 }
 
 StepShape step_shape(const Options& o) { return {training_options(o), o.seq_len, o.total_batch_tokens / o.seq_len}; }
+
+LoaderConfig loader_config(const Options& o, const std::string& patterns) {
+    LoaderConfig config;
+    config.shards = expand_glob(patterns);
+    config.seq_len = o.seq_len, config.vocab_size = o.vocab_size, config.seed = static_cast<uint64_t>(o.seed);
+    config.packing = o.packing == "documents" ? LoaderConfig::Packing::documents : LoaderConfig::Packing::stream;
+    config.rows_per_micro_batch = config.rows_per_step = o.batch_size;
+    return config;
+}
 
 int use_processor(const Options& o) {
     set_gemm_engine(o.gemm == "own" ? GemmEngine::own : o.gemm == "onednn" ? GemmEngine::onednn : GemmEngine::automatic);

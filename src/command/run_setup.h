@@ -6,6 +6,7 @@
 
 #include "src/checkpoint/formats.h"
 #include "src/config/options.h"
+#include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/plan/cost.h"
 
@@ -14,11 +15,14 @@ namespace traincu {
 // What the files say that the options name.
 struct RunFiles {
     std::optional<ModelOnDisk> model;      // --model
-    std::unique_ptr<Tokenizer> tokenizer;  // of --data; null: none is known, so no samples
+    std::unique_ptr<Tokenizer> tokenizer;  // of --data or --model; null: neither names one, so no samples
 };
 // Options that leave something to their files get it: the model's shape from --model, the vocabulary from the first shard's header. Then
 // the batch is resolved. No tokens are read.
 RunFiles resolve_options(Options& o);
+
+// One micro-batch a step, unshuffled, from the shards that the patterns mean: as a validation reads them.
+LoaderConfig loader_config(const Options& o, const std::string& patterns);
 
 // The threads and the engine of matrix products that the options ask for come into force. Returns the number of threads.
 int use_processor(const Options& o);

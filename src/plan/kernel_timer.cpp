@@ -19,7 +19,10 @@ namespace traincu {
 
 namespace {
 
-constexpr int64_t max_table_rows = 1024;  // of the position table
+constexpr double most_bytes = 32 << 20;  // of a call's operands, or of a table beside them
+
+// Rows of a position table.
+int64_t position_rows(int64_t width) { return std::clamp<int64_t>(static_cast<int64_t>(most_bytes) / (4 * width), 1, 1024); }
 
 // Random numbers in (0,1) + shift over the whole tensor: a block of them, repeated.
 void fill(const Tensor& tensor, int64_t count, float shift) {
@@ -73,7 +76,7 @@ void KernelTimer::prepare(const KernelCall& call) {
         case Kernel::rope_forward:
         case Kernel::rope_backward:
             positions_.resize(rows);
-            for (size_t i = 0; i < rows; i++) positions_[i] = static_cast<int32_t>(static_cast<int64_t>(i) % max_table_rows);
+            for (size_t i = 0; i < rows; i++) positions_[i] = static_cast<int32_t>(static_cast<int64_t>(i) % position_rows(call.sizes[1]));
             break;
         case Kernel::attention_forward:
         case Kernel::attention_backward:
@@ -93,11 +96,11 @@ void KernelTimer::run(const KernelCall& call) {
     const Tensor ids(ids_.data(), Dtype::i32, {N}), positions(positions_.data(), Dtype::i32, {N}), ones(ones_.data(), Dtype::f32, {N});
     switch (call.kernel) {
         case Kernel::embedding_forward:
-            embedding_forward(out({N, width}), ids, positions, in({third, width}), fourth ? in({max_table_rows, width}) : Tensor(),
+            embedding_forward(out({N, width}), ids, positions, in({third, width}), fourth ? in({position_rows(width), width}) : Tensor(),
                               stream_);
             break;
         case Kernel::embedding_backward:
-            embedding_backward(out({third, width}), fourth ? out({max_table_rows, width}) : Tensor(), in({N, width}), ids, positions,
+            embedding_backward(out({third, width}), fourth ? out({position_rows(width), width}) : Tensor(), in({N, width}), ids, positions,
                                stream_);
             break;
         case Kernel::norm_forward: {
@@ -213,7 +216,7 @@ double KernelTimer::seconds(const KernelCall& call, double budget) {
 }
 
 KernelCall of_timed_size(const KernelCall& call) {
-    constexpr double most_bytes = 32 << 20, most_flops = 4e9;
+    constexpr double most_flops = 4e9;
     constexpr int64_t most_width = 4096, fewest_rows = 256;
     KernelCall smaller = call;
     auto& [N, width, third, fourth, fifth, sixth] = smaller.sizes;

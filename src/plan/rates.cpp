@@ -7,9 +7,10 @@
 #include <fstream>
 
 #include "kernels/matmul.h"
+#include "src/base/files.h"
+#include "src/base/json.h"
 #include "src/base/version.h"
 #include "src/plan/peak.h"
-#include "src/report/curves.h"
 
 namespace traincu {
 
@@ -83,7 +84,7 @@ Json Rates::json() const {
             {"rates", rates}};
 }
 
-void Rates::save(const std::string& path) const { write_text(path, json().dump(1) + "\n"); }
+void Rates::save(const std::string& path) const { write_whole_file(path, json().dump(1) + "\n"); }
 
 Rates::Rates(const std::string& path) : path_(path) {
     auto refuse = [&](const std::string& why) {
@@ -91,20 +92,18 @@ Rates::Rates(const std::string& path) : path_(path) {
                      "make one with ./train bench --save FILE")
             .file(path);
     };
-    std::ifstream file(path);
-    if (!file) throw Error(ExitCode::usage, format("%s cannot be read", path.c_str()), "check the path").file(path);
     try {
-        const Json json = Json::parse(file);
+        const nlohmann::json json = parse_untrusted(read_whole_file(path, ExitCode::usage), 8, path, ExitCode::usage);
         if (json.at("file") != file_kind) throw refuse("it says otherwise in its first field");
         machine_ = {json.at("machine"),     json.at("gemm_engine"), json.at("threads"),
                     json.at("matmul_peak"), json.at("fma_peak"),    json.at("bandwidth")};
         if (!(machine_.matmul_peak > 0)) throw refuse("matmul_peak must be above 0");
-        for (const Json& row : json.at("rates")) {
+        for (const auto& row : json.at("rates")) {
             const std::string name = row.at("kernel");
             const auto found = std::find_if(kernel_table().begin(), kernel_table().end(), [&](auto& k) { return k.name() == name; });
             if (found == kernel_table().end()) throw refuse("there is no kernel '" + name + "'");
             KernelCall call{found->kernel};
-            const Json& sizes = row.at("sizes");
+            const auto& sizes = row.at("sizes");
             if (sizes.size() != found->n_sizes()) throw refuse(format("%s has %zu sizes", name.c_str(), found->n_sizes()));
             for (size_t i = 0; i < sizes.size(); i++) {
                 call.sizes[i] = sizes[i].get<int64_t>();

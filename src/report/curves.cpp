@@ -9,6 +9,7 @@
 #include <map>
 
 #include "src/base/error.h"
+#include "src/base/files.h"
 #include "src/report/console.h"
 
 namespace traincu {
@@ -139,7 +140,7 @@ void write_curve_csv(const std::string& path, const RunCurves& run) {
     for (auto& [step, values] : steps) rows[step] = validations[step] + "," + values;
     std::string text = std::string("step,val_loss,train_loss,lr,grad_norm") + (answers.empty() ? "" : ",hellaswag") + "\n";
     for (auto& [step, row] : rows) text += std::to_string(step) + "," + row + (answers.empty() ? "" : "," + answers[step]) + "\n";
-    write_text(path, text);
+    write_whole_file(path, text);
 }
 
 Curve training_loss(const RunCurves& run) {
@@ -209,13 +210,6 @@ std::string how_judged(const Comparison& c, const ReferenceCurve& reference) {
                   default_start ? "after the first 5 %" : ("from step " + step_text(c.judged_from)).c_str(),
                   step_text(reference.last_step()).c_str(),
                   c.by_validation ? "the reference interpolated between its steps" : "both averaged over 4 % of the steps");
-}
-
-void write_text(const std::string& path, const std::string& text) {
-    std::ofstream out(path, std::ios::binary | std::ios::trunc);
-    out << text;
-    out.close();
-    if (!out) throw Error(ExitCode::io, "cannot write " + path, "check that the folder exists, is writable, and has space").file(path);
 }
 
 }  // namespace traincu

@@ -62,7 +62,4 @@ Comparison compare(const RunCurves& run, const ReferenceCurve& reference, double
 std::string verdict(const Comparison& comparison);
 std::string how_judged(const Comparison& comparison, const ReferenceCurve& reference);
 
-// Writes a whole file; Error(io) if that fails.
-void write_text(const std::string& path, const std::string& text);
-
 }  // namespace traincu

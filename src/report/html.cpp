@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "src/base/error.h"
+#include "src/base/files.h"
 #include "src/report/charts.h"
 #include "src/report/console.h"
 #include "src/report/svg.h"
@@ -207,7 +208,7 @@ std::string render_report(const std::vector<Run>& runs, const std::vector<Refere
 void write_report(const std::vector<std::string>& runs, const std::vector<std::string>& references, double band, const std::string& out) {
     std::vector<ReferenceCurve> curves;
     for (const std::string& path : references) curves.push_back(read_curve_csv(path));
-    write_text(out, render_report(load_runs(runs), curves, band));
+    write_whole_file(out, render_report(load_runs(runs), curves, band));
 }
 
 }  // namespace traincu

@@ -22,7 +22,7 @@ bool fuzz_llmc(Bytes input) {
         ENSURE(table.flat_size <= 65 * static_cast<int64_t>(file.size()));
         if (!Arenas::fits(table)) return;
         Arenas arenas(model.config);
-        read_llmc_weights(model, arenas.table, arenas.params);
+        load_model(find_model(path), arenas.table, arenas.params);
         if (model.dtype == Dtype::f32) {  // the file begins and ends with these rows
             const ParamRow& first = table.rows[static_cast<size_t>(table.find(ParamKind::token_embedding, false, -1))];
             const ParamRow& last = table.rows[static_cast<size_t>(table.find(ParamKind::final_norm, true, -1))];

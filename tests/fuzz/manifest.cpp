@@ -49,7 +49,7 @@ std::string valid_manifest() {
     RunState state = resuming_run().state();
     state.step = 3;
     resuming_run().guard.judge(2.5, 1.0);
-    const std::string path = save_run_state(io, {run, nullptr, {}}, state, Options(), "bytes");
+    const std::string path = save_run_state(io, {run, nullptr, {}}, state, Options());
     const std::string text = content_of(path + "/manifest.json");
     return text.substr(0, text.rfind(hash_lead));
 }
@@ -60,7 +60,7 @@ void check_saved_again(const RunState& state, const nlohmann::ordered_json& meta
     fs::remove_all(run);
     fs::create_directories(run);
     RealIo io;
-    const FoundCheckpoint again = open_checkpoint(save_run_state(io, {run, nullptr, {}}, state, Options(), "bytes"));
+    const FoundCheckpoint again = open_checkpoint(save_run_state(io, {run, nullptr, {}}, state, Options()));
     for (const char* name : {"tokens", "adam_steps", "epoch", "sample", "guard"}) {
         if (meta.at(name) == again.manifest.at("meta").at(name)) continue;
         ENSURE(name == std::string("guard"));  // an unknown key in it is not kept

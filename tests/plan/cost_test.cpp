@@ -132,8 +132,8 @@ TEST_SUITE("plan") {
         write_rates(f / "zero.json", {{"norm forward", {0, 1, 1, 0}, 1.0}});
         write_rates(f / "flag.json", {{"norm forward", {1, 1, 2, 0}, 1.0}});
         write_rates(f / "time.json", {{"norm forward", {1, 1, 1, 0}, -1.0}});
-        refused("missing.json", "cannot be read");
-        refused("text.json", "no file of kernel rates");
+        refused("missing.json", "missing.json");
+        refused("text.json", "not JSON");
         refused("empty.json", "no file of kernel rates");
         refused("kernel.json", "no kernel 'norm sideways'");
         refused("few.json", "4 sizes");

@@ -143,13 +143,13 @@ TEST_SUITE("plan") {
         };
         const Mistake mistakes[] = {
             {"plan --preset tiny --memory 12XB", "--memory must be an amount of memory, not '12XB'"},
-            {"plan --preset tiny --rates nowhere.json", "nowhere.json cannot be read"},
+            {"plan --preset tiny --rates nowhere.json", "nowhere.json"},
             {"plan --preset tiny --n-layers 3", "did you mean --n-layer"},
             {"plan --preset tiny --n-head 3", "does not divide"},
             {"plan --preset tiny --data nothing.bin", "nothing.bin", 3},
             {"plan --preset tiny --rates rates.json -b 1 -t 1 --total-batch-tokens 100000000", "more than a million micro-batches"},
             {"plan --preset tiny --rates rates.json -b 1048576 -t 16777216 --d-model 1048576", "2^60", 6},
-            {"plan --preset tiny --rates rates.json --json no/such/folder.json", "cannot write", 8},
+            {"plan --preset tiny --rates rates.json --json no/such/folder.json", "cannot be written", 8},
             {"bench --only matmull", "no operation 'matmull'"},
             {"bench --shape 1,2", "--shape needs --only"},
             {"bench --only matmul --shape 64,x,64", "'x' is not a whole number"},

@@ -29,10 +29,14 @@ bool fuzz_safetensors(Bytes input) {
         const SafetensorsFile file(put_file("in.safetensors", text_of(input)));
         std::string data;
         std::vector<StoredTensor> tensors = file.tensors();
+        int64_t end = tensors.empty() ? file.size() : tensors[0].offset;
         for (const StoredTensor& tensor : tensors) {
+            ENSURE(tensor.offset == end);  // neither gap nor overlap
+            end += tensor.bytes;
             ENSURE(file.find(tensor.name) && file.find(tensor.name)->offset == tensor.offset);
             data += text_of(input).substr(static_cast<size_t>(tensor.offset), static_cast<size_t>(tensor.bytes));
         }
+        ENSURE(end == file.size());
         const std::string header = safetensors_header(tensors, file.metadata());
         const SafetensorsFile again(put_file("out.safetensors", header + data));
         ENSURE(again.metadata() == file.metadata() && again.tensors().size() == file.tensors().size());

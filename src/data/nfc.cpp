@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
-#include <memory>
+#include <vector>
 
 #ifdef TRAIN_HAS_UTF8PROC
 #include <utf8proc.h>
@@ -69,16 +68,33 @@ char32_t decode(std::string_view text, size_t i, size_t& bytes) {
 
 #ifdef TRAIN_HAS_UTF8PROC
 
+// utf8proc in three steps, because its own second one is quadratic in the marks that stand together.
 void append_composed(std::string_view text, std::string& out) {
-    if (text.empty()) return;
-    utf8proc_uint8_t* composed = nullptr;
-    const utf8proc_ssize_t bytes =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &composed,
-                     static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
-    if (bytes == UTF8PROC_ERROR_NOMEM) throw std::bad_alloc();
-    ENSURE(bytes >= 0);
-    out.append(reinterpret_cast<const char*>(composed), static_cast<size_t>(bytes));
+    constexpr auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    std::vector<utf8proc_int32_t> points;
+    points.reserve(text.size());
+    for (size_t i = 0, bytes = 0; i < text.size(); i += bytes) {
+        std::array<utf8proc_int32_t, 16> parts;
+        int boundary = 0;
+        const auto n =
+            utf8proc_decompose_char(static_cast<utf8proc_int32_t>(decode(text, i, bytes)), parts.data(), parts.size(), options, &boundary);
+        ENSURE(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()));
+        points.insert(points.end(), parts.begin(), parts.begin() + n);
+    }
+    auto combining_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+    for (auto first = points.begin(), last = first; first != points.end(); first = last) {
+        last = std::find_if(first, points.end(), [&](utf8proc_int32_t c) { return combining_class(c) == 0; });
+        if (last - first > 1)
+            std::stable_sort(first, last, [&](utf8proc_int32_t a, utf8proc_int32_t b) { return combining_class(a) < combining_class(b); });
+        if (last != points.end()) last++;
+    }
+    const auto n = utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), options);
+    ENSURE(n >= 0);
+    for (utf8proc_ssize_t i = 0; i < n; i++) {
+        std::array<utf8proc_uint8_t, 4> bytes;
+        const auto length = utf8proc_encode_char(points[static_cast<size_t>(i)], bytes.data());
+        out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(length));
+    }
 }
 
 #else

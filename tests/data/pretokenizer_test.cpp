@@ -203,6 +203,16 @@ TEST_SUITE("data/utf8") {
         CHECK(unfinished_utf8("\xFF") == 0);
     }
 
+    TEST_CASE("NFC of a million marks in disorder takes no more than n log n") {
+        if (!nfc_built_in()) return;
+        const std::string above = "\u0301", below = "\u0323";
+        std::string mixed = "q", sorted = "q";
+        for (int i = 0; i < 500'000; i++) mixed += above + below;
+        for (const std::string& mark : {below, above})
+            for (int i = 0; i < 500'000; i++) sorted += mark;
+        CHECK(nfc(mixed) == sorted);
+    }
+
     TEST_CASE("characters that NFC passes over never join the one before them") {
         int joining = 0;
         for (const auto& [name, count, list] : rows_of_classes()) {

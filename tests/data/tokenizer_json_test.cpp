@@ -1,6 +1,9 @@
 // Byte-level BPE against Hugging Face's tokenizers: the fixtures of tests/golden/tokenizers, made by tests/golden/make_tokenizers.py.
 #include <doctest/doctest.h>
 
+#include <array>
+#include <thread>
+
 #include <nlohmann/json.hpp>
 
 #include "src/data/bpe_tokenizer.h"
@@ -113,6 +116,26 @@ TEST_SUITE("data/tokenizer_json") {
                 CHECK_MESSAGE(fnv(tokenizer->encode(text)) == hashes[seed], name << ", mixture " << seed);
             }
             CHECK(bytes > 1'000'000);
+        }
+    }
+
+    TEST_CASE("threads that encode at the same time, with two tokenizers by turns, give the same ids") {
+        if (lacks("qwen2")) return;
+        const std::vector<std::string> pieces = fragments();
+        const auto llama3 = fixture("llama3"), qwen2 = fixture("qwen2");
+        std::array<std::vector<std::string>, 2> hashes;
+        auto work = [&](size_t thread) {
+            for (uint64_t seed = 0; seed < 16; seed++)
+                for (const Tokenizer* tokenizer : {llama3.get(), qwen2.get()})
+                    hashes[thread].push_back(fnv(tokenizer->encode(mixture(pieces, seed, 900))));
+        };
+        std::thread other(work, 1);
+        work(0);
+        other.join();
+        CHECK(hashes[0] == hashes[1]);
+        for (size_t seed = 0; seed < 16; seed++) {
+            CHECK(hashes[0][2 * seed] == split_at(read_file(folder + "llama3.hashes"), '\n')[seed]);
+            CHECK(hashes[0][2 * seed + 1] == split_at(read_file(folder + "qwen2.hashes"), '\n')[seed]);
         }
     }
 

@@ -28,12 +28,14 @@ static std::string tokenizer_beside(const std::string& weights) {
 static ModelOnDisk found_checkpoint(const FoundCheckpoint& found) {
     auto meta = found.manifest.find("meta");
     const std::string weights = found.path + "/model.safetensors";
+    const ModelConfig config = config_of_checkpoint(found);
+    HuggingfaceWeights(weights, config, make_param_table(config));  // the manifest may describe another model: nothing is allocated for it
     return {ModelFormat::checkpoint,
             weights,
             found.path,
             tokenizer_beside(weights),
             found.step,
-            config_of_checkpoint(found),
+            config,
             meta != found.manifest.end() && meta->is_object() ? *meta : ordered_json::object()};
 }
 
@@ -118,7 +120,11 @@ StoredType ModelSource::type_of(const std::string& exported_name) const {
 int64_t ModelOnDisk::trained_context() const {
     const auto options = meta.find("options");
     const int64_t positions = std::min<int64_t>(config.max_seq_len, 2048);
-    return options != meta.end() && options->is_object() ? options->value("seq-len", positions) : positions;
+    if (options == meta.end() || !options->is_object()) return positions;
+    const auto seq_len = options->find("seq-len");
+    if (seq_len == options->end() || !seq_len->is_number_integer()) return positions;
+    const auto context = seq_len->get<int64_t>();
+    return context >= 1 && context <= 1 << 24 ? context : positions;  // the range of --seq-len
 }
 
 }  // namespace traincu

@@ -133,7 +133,7 @@ fuzz_flags   := -std=c++20 -g1 -O1 -fno-omit-frame-pointer -Wall -Wextra -Wno-un
 # without what needs OpenMP and reads no file
 fuzz_src     := $(filter-out src/base/process.cpp src/data/bpe_trainer.cpp,$(wildcard $(addprefix src/,base/*.cpp config/*.cpp checkpoint/*.cpp data/*.cpp report/*.cpp))) \
                 $(filter-out %_test.cpp,$(wildcard tests/fuzz/*.cpp)) $(addprefix src/,model/params.cpp model/weights.cpp optim/guard.cpp optim/optimizer.cpp \
-                command/run_directory.cpp command/run_state.cpp) kernels/adamw.cpp kernels/reduce.cpp
+                command/run_directory.cpp command/run_state.cpp device/stream.cpp device/transfer.cpp) $(addprefix kernels/,adamw.cpp copy.cpp guard.cpp reduce.cpp)
 fuzz:
 	@FUZZ_CXX='$(FUZZ_CXX)' sh tests/fuzz/check_clang.sh && $(MAKE) $(fuzz_build)/fuzz && sh tests/fuzz/run.sh $(fuzz_build) $(FUZZ_SECONDS) '$(FUZZ_TARGETS)'
 $(fuzz_build)/fuzz: $(fuzz_src:%=$(fuzz_build)/%.o)

@@ -48,9 +48,8 @@ struct Run {
     std::unique_ptr<Evaluator> evaluator;  // null without --val-data
     std::vector<ChoiceExample> hellaswag;  // --hellaswag
     std::unique_ptr<ChoiceScorer> choice_scorer;
-    std::unique_ptr<Guard> guard;
     std::unique_ptr<RunLog> log;
-    Stream stream;
+    Stream stream;  // where it computes
     int threads = 1, failed_saves = 0;
     int64_t step = 0, tokens = 0;  // optimizer steps done, tokens seen
     double peak_flops = 0;
@@ -68,6 +67,7 @@ void read_options(Run& run, int argc, char** argv) {
         throw Error(ExitCode::usage, "--hellaswag is scored with every validation, and there is none without --val-data",
                     "give --val-data too");
     run.threads = use_processor(o);
+    run.stream = open_stream(o.device, o.precision);
 }
 
 // ---- 2. data
@@ -90,10 +90,9 @@ void build_model(Run& run) {
     run.directory = open_run_directory(run.io, o);  // only now: a mistake so far leaves nothing behind
     if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
     const RunUses uses{run.val_data != nullptr, run.files.tokenizer != nullptr};
-    resolve_recompute(o, uses, available_memory());
+    resolve_recompute(o, uses, available_memory(run.stream));
     run.memory = std::make_unique<RunMemory>(o, uses);
-    run.memory->allocate();
-    run.guard = std::make_unique<Guard>(o.skip_zscore);
+    run.memory->allocate(run.stream);
     if (run.val_data)
         run.evaluator = std::make_unique<Evaluator>(*run.memory->validation, *run.val_data, o.batch_size, o.seq_len, o.val_tokens,
                                                     run.files.tokenizer.get());
@@ -117,30 +116,34 @@ void print_tables(const Run& run) {
 }
 
 RunState state_of(Run& run) {
-    return {run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, run.guard.get(), run.files.tokenizer.get()};
+    return {run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, &run.stream, run.files.tokenizer.get()};
 }
 
 void restore(Run& run) {
     run.peak_flops = measure_matmul_peak(run.stream);
     print_tables(run);
-    const WeightStore& weights = run.memory->weights;
+    WeightStore& weights = run.memory->weights;
     nlohmann::ordered_json facts = {{"parameters", weights.table.count()}, {"gemm_engine", gemm_engine_name()}, {"threads", run.threads}};
     facts["memory"] = memory_json(run.memory->arenas());
     write_run_json(run.directory, run.options, run.command, facts);
     run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1,
                                        run.options.tensorboard);
-    const Tensor flat = weights.door.flat_weights();
     if (run.directory.resumes()) {
         RunState state = state_of(run);
         if (!restore_run_state(run.directory, state)) std::printf("the data changed: its order begins anew\n");
         run.step = state.step, run.tokens = state.tokens;
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
-    } else if (run.files.model && !run.options.from_scratch) {
-        load_model(*run.files.model, weights.table, flat);
+        return;
+    }
+    HostCopy master(run.memory->optimizer.master(weights.door.flat_weights()), run.stream);
+    if (run.files.model && !run.options.from_scratch) {
+        load_model(*run.files.model, weights.table, master.tensor());
         std::printf("weights from %s\n", run.options.model.c_str());
     } else {
-        init_weights(flat, weights.table, static_cast<uint64_t>(run.options.seed));
+        init_weights(master.tensor(), weights.table, static_cast<uint64_t>(run.options.seed));
     }
+    master.upload();
+    run.memory->optimizer.publish_master(weights.door.flat_weights(), run.stream);
 }
 
 // ---- 5. the loop
@@ -198,12 +201,14 @@ void finish_report(const Run& run) {
 
 int train(Run& run) {
     const Options& o = run.options;
-    TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, *run.guard, run.peak_flops);
+    TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, run.peak_flops, run.stream);
     StepPrinter printer(isatty(STDOUT_FILENO));
     const auto start = std::chrono::steady_clock::now();
     double smooth_ms = 0, step_seconds = 0, product_seconds = 0;
-    auto due = [&](int64_t every) { return every > 0 && run.step % every == 0 && run.step < o.max_steps; };
+    auto due_at = [&](int64_t step, int64_t every) { return every > 0 && step % every == 0 && step < o.max_steps; };
+    auto due = [&](int64_t every) { return due_at(run.step, every); };
     StepBatch batch;
+    int64_t submitted = run.step;
 
     // what is due at the step of a signal is left to the resumed run
     if ((run.step == 0 || due(o.val_every)) && run.log->last_validation() < run.step) validate(run);
@@ -215,23 +220,31 @@ int train(Run& run) {
             run.data->seek({});  // the first batch, on resume too
             batch = run.data->next();
         }
-        StepRecord record = training_step.run(run.step, batch, run.stream);
-        run.step = record.step;
-        record.tokens = run.tokens += batch.tokens;
-        smooth_ms = smooth_ms == 0 ? record.ms : 0.95 * smooth_ms + 0.05 * record.ms;
-        step_seconds += record.ms / 1e3, product_seconds += record.gemm_fraction * record.ms / 1e3;
-        record.eta_seconds = smooth_ms / 1e3 * static_cast<double>(o.max_steps - run.step);
-        run.log->step(record);
-        printer.step(record);
-        if (run.guard->consecutive_nonfinite() >= 3)
-            throw Error(ExitCode::numerical,
-                        format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
-                               static_cast<long long>(run.step - 3)),
-                        "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
-                .step(run.step);
+        training_step.submit(submitted++, batch);
         const bool out_of_time =
             o.max_minutes > 0 && std::chrono::steady_clock::now() - start > std::chrono::duration<double, std::ratio<60>>(o.max_minutes);
-        if ((stop_signal() || out_of_time) && run.step < o.max_steps) {
+        const bool stopping = (stop_signal() || out_of_time) && submitted < o.max_steps;
+        // A GPU has one step in line while it computes another, except where something follows that needs the weights.
+        const bool pause = stopping || submitted == o.max_steps || due_at(submitted, o.val_every) || due_at(submitted, o.sample_every) ||
+                           due_at(submitted, o.checkpoint_every);
+        while (training_step.under_way() > (run.stream.on_gpu() && !pause ? 1 : 0)) {
+            auto [record, nonfinite_row] = training_step.collect();
+            run.step = record.step;
+            record.tokens = run.tokens += record.tokens;
+            smooth_ms = smooth_ms == 0 ? record.ms : 0.95 * smooth_ms + 0.05 * record.ms;
+            step_seconds += record.ms / 1e3, product_seconds += record.gemm_fraction * record.ms / 1e3;
+            record.eta_seconds = smooth_ms / 1e3 * static_cast<double>(o.max_steps - run.step);
+            run.log->step(record);
+            printer.step(record);
+            if (nonfinite_row >= 3)
+                throw Error(ExitCode::numerical,
+                            format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
+                                   static_cast<long long>(run.step - 3)),
+                            "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
+                    .step(run.step);
+        }
+        if (!pause) continue;
+        if (stopping) {
             printer.end_line();
             std::printf("stopping after step %lld: %s\n", static_cast<long long>(run.step),
                         stop_signal() ? "signal received" : "--max-minutes is over");
@@ -245,8 +258,9 @@ int train(Run& run) {
         if (due(o.checkpoint_every)) save(run, false);
     }
     if (run.directory.resumes() && run.directory.checkpoint->step == run.step) return std::printf("this run is complete\n"), 0;
-    std::printf("trained for %s; matrix products took %.0f %% of the steps\n", duration(step_seconds).c_str(),
-                100 * product_seconds / step_seconds);
+    std::printf("trained for %s", duration(step_seconds).c_str());
+    if (!run.stream.on_gpu()) std::printf("; matrix products took %.0f %% of the steps", 100 * product_seconds / step_seconds);
+    std::printf("\n");
     validate(run);
     save(run, true);
     sample(run);

@@ -80,8 +80,8 @@ void swiglu_backward(T* dgate_up, const T* dout, const T* gate_up, int64_t N, in
 }  // namespace cpu
 
 void gelu_forward(Tensor out, Tensor inp, Stream& stream) {
-    ENSURE(stream.device == Device::cpu);
     ENSURE(out.is({inp.rows(), inp.cols()}) && out.contiguous() && inp.contiguous());
+    if (stream.on_gpu()) return gpu::gelu_forward(out, inp, stream);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::gelu_forward(out.as<T>(), inp.as<T>(), out.numel());
@@ -90,8 +90,8 @@ void gelu_forward(Tensor out, Tensor inp, Stream& stream) {
 
 void gelu_backward(Tensor dinp, Tensor dout, Tensor inp, Stream& stream) {
     int64_t N = inp.rows(), F = inp.cols();
-    ENSURE(stream.device == Device::cpu);
     ENSURE(dinp.is({N, F}) && dinp.contiguous() && dout.is({N, F}) && dout.contiguous() && inp.contiguous());
+    if (stream.on_gpu()) return gpu::gelu_backward(dinp, dout, inp, stream);
     dispatch_real(dinp.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::gelu_backward(dinp.as<T>(), dout.as<T>(), inp.as<T>(), dinp.numel());
@@ -100,8 +100,8 @@ void gelu_backward(Tensor dinp, Tensor dout, Tensor inp, Stream& stream) {
 
 void swiglu_forward(Tensor out, Tensor gate_up, Stream& stream) {
     int64_t N = out.rows(), F = out.cols();
-    ENSURE(stream.device == Device::cpu);
     ENSURE(out.is({N, F}) && out.contiguous() && gate_up.is({N, 2 * F}) && gate_up.contiguous());
+    if (stream.on_gpu()) return gpu::swiglu_forward(out, gate_up, stream);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::swiglu_forward(out.as<T>(), gate_up.as<T>(), N, F);
@@ -110,9 +110,9 @@ void swiglu_forward(Tensor out, Tensor gate_up, Stream& stream) {
 
 void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up, Stream& stream) {
     int64_t N = dout.rows(), F = dout.cols();
-    ENSURE(stream.device == Device::cpu);
     ENSURE(dgate_up.is({N, 2 * F}) && dgate_up.contiguous() && dout.is({N, F}) && dout.contiguous());
     ENSURE(gate_up.is({N, 2 * F}) && gate_up.contiguous());
+    if (stream.on_gpu()) return gpu::swiglu_backward(dgate_up, dout, gate_up, stream);
     dispatch_real(dout.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::swiglu_backward(dgate_up.as<T>(), dout.as<T>(), gate_up.as<T>(), N, F);

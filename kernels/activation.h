@@ -26,4 +26,11 @@ void gelu_backward(Tensor dinp, Tensor dout, Tensor inp, Stream& stream);
 void swiglu_forward(Tensor out, Tensor gate_up, Stream& stream);
 void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up, Stream& stream);
 
+namespace gpu {
+TRAINCU_GPU void gelu_forward(Tensor out, Tensor inp, Stream& stream);
+TRAINCU_GPU void gelu_backward(Tensor dinp, Tensor dout, Tensor inp, Stream& stream);
+TRAINCU_GPU void swiglu_forward(Tensor out, Tensor gate_up, Stream& stream);
+TRAINCU_GPU void swiglu_backward(Tensor dgate_up, Tensor dout, Tensor gate_up, Stream& stream);
+}  // namespace gpu
+
 }  // namespace traincu

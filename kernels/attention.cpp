@@ -171,33 +171,36 @@ void attention_forward(const Forward<T>& f, std::span<const Segment> segments) {
 
 }  // namespace
 
-void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, std::span<const Segment> segments) {
+void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, const SegmentTable& segments,
+                     const Stream& stream) {
     ENSURE(q.rank == 3 && k.rank == 3 && v.rank == 3);
     const int64_t T = q.shape[0], NH = q.shape[1], HS = q.shape[2], NKV = k.shape[1];
     ENSURE(NKV > 0 && NH % NKV == 0 && k.is({k.shape[0], NKV, HS}) && v.is({k.shape[0], NKV, HS}));
-    ENSURE(lse.is({T, NH}) && lse.contiguous());
+    ENSURE(lse.is({T, NH}) && lse.contiguous() && lse.dtype == statistics_of(q.dtype));
     int64_t covered = 0;
-    for (const Segment& s : segments) {
+    for (const Segment& s : segments.host) {
+        ENSURE(!stream.on_gpu() || s.q_start == covered);  // ascending, so that the GPU can search
         ENSURE(s.q_len >= 1 && s.kv_len >= s.q_len && s.q_start >= 0 && s.q_start + s.q_len <= T);
         ENSURE(s.kv_start >= 0 && s.kv_start + s.kv_len <= k.shape[0]);
         covered += s.q_len;
     }
     ENSURE(covered == T);
+    ENSURE(!stream.on_gpu() || segments.device.is({static_cast<int64_t>(segments.host.size()), 5}));
 }
 
 }  // namespace cpu
 
-void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, std::span<const Segment> segments,
-                       const AttentionParams& params, Stream& stream) {
-    ENSURE(stream.device == Device::cpu);
-    cpu::check_attention(q, k, v, lse, segments);
+void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, const SegmentTable& segments, const AttentionParams& params,
+                       Stream& stream) {
+    cpu::check_attention(q, k, v, lse, segments, stream);
     ENSURE(out.is({q.shape[0], q.shape[1], q.shape[2]}));
+    if (stream.on_gpu()) return gpu::attention_forward(out, lse, q, k, v, segments, params, stream);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         using cpu::Heads;
         cpu::attention_forward<T>({Heads<T>(out), lse.as<T>(), Heads<const T>(q), Heads<const T>(k), Heads<const T>(v), q.shape[1],
                                    q.shape[1] / k.shape[1], static_cast<T>(params.scale)},
-                                  segments);
+                                  segments.host);
     });
 }
 

@@ -239,18 +239,18 @@ void attention_backward(const Backward<T>& b, std::span<const Segment> segments)
 }  // namespace cpu
 
 void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v,
-                        std::span<const Segment> segments, const AttentionParams& params, Stream& stream) {
-    ENSURE(stream.device == Device::cpu);
-    cpu::check_attention(q, k, v, lse, segments);
+                        const SegmentTable& segments, const AttentionParams& params, Stream& stream) {
+    cpu::check_attention(q, k, v, lse, segments, stream);
     for (const Tensor& t : {dq, dout, out}) ENSURE(t.is({q.shape[0], q.shape[1], q.shape[2]}));
     for (const Tensor& t : {dk, dv}) ENSURE(t.is({k.shape[0], k.shape[1], k.shape[2]}));
+    if (stream.on_gpu()) return gpu::attention_backward(dq, dk, dv, dout, out, lse, q, k, v, segments, params, stream);
     dispatch_real(dq.dtype, [&](auto real) {
         using T = decltype(real);
         using cpu::Heads;
         using In = Heads<const T>;
         cpu::attention_backward<T>({Heads<T>(dq), Heads<T>(dk), Heads<T>(dv), In(dout), In(out), lse.as<T>(), In(q), In(k), In(v),
                                     q.shape[1], q.shape[1] / k.shape[1], static_cast<T>(params.scale)},
-                                   segments);
+                                   segments.host);
     });
 }
 

@@ -209,6 +209,7 @@ template <class T, int W>
 inline int64_t masked_lanes(int64_t j, int64_t shift, int64_t lanes) { return std::clamp<int64_t>(j - shift, 0, lanes); }
 
 // ENSUREs what both directions need of the segments and the shapes of q, k, v.
-void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, std::span<const Segment> segments);
+void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, const SegmentTable& segments,
+                     const Stream& stream);
 
 }  // namespace traincu::cpu

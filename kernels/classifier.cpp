@@ -70,9 +70,9 @@ void classifier(T* losses, T* logits, const int32_t* targets, const float* weigh
 
 void classifier(Tensor losses, Tensor logits, Tensor targets, Tensor weights, const ClassifierParams& params, Stream& stream) {
     int64_t N = logits.rows(), Vp = logits.cols(), V = params.vocab_size;
-    ENSURE(stream.device == Device::cpu);
     ENSURE(logits.is({N, Vp}) && logits.contiguous() && V > 0 && V <= Vp);
-    ENSURE(losses.is({N}) && targets.is({N}) && weights.is({N}));
+    ENSURE(losses.is({N}) && losses.dtype == statistics_of(logits.dtype) && targets.is({N}) && weights.is({N}));
+    if (stream.on_gpu()) return gpu::classifier(losses, logits, targets, weights, params, stream);
     const int32_t* target = targets.as<int32_t>();
     ENSURE(std::all_of(target, target + N, [V](int32_t t) { return t >= -1 && t < V; }));
     dispatch_real(logits.dtype, [&](auto real) {

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace traincu {
 namespace cpu {
@@ -57,10 +58,10 @@ void embedding_backward(T* dwte, T* dwpe, const T* dout, const int32_t* tokens, 
 
 void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Stream& stream) {
     int64_t n = out.rows(), C = out.cols();
-    ENSURE(stream.device == Device::cpu);
     ENSURE(out.contiguous() && tokens.is({n}) && wte.contiguous() && wte.cols() == C);
-    ENSURE(cpu::all_below(tokens, wte.rows()));
-    if (wpe) ENSURE(positions.is({n}) && wpe.contiguous() && wpe.cols() == C && cpu::all_below(positions, wpe.rows()));
+    if (wpe) ENSURE(positions.is({n}) && wpe.contiguous() && wpe.cols() == C);
+    if (stream.on_gpu()) return gpu::embedding_forward(out, tokens, positions, wte, wpe, stream);
+    ENSURE(cpu::all_below(tokens, wte.rows()) && (!wpe || cpu::all_below(positions, wpe.rows())));
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::embedding_forward(out.as<T>(), tokens.as<int32_t>(), wpe ? positions.as<int32_t>() : nullptr, wte.as<T>(),
@@ -68,17 +69,30 @@ void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, 
     });
 }
 
-void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Stream& stream) {
+void embedding_backward(Tensor dwte, Tensor dwpe, Tensor dout, Tensor tokens, Tensor positions, Tensor token_order, Tensor position_order,
+                        Stream& stream) {
     int64_t n = dout.rows(), C = dout.cols();
-    ENSURE(stream.device == Device::cpu);
-    ENSURE(dout.contiguous() && tokens.is({n}) && dwte.contiguous() && dwte.cols() == C);
-    ENSURE(cpu::all_below(tokens, dwte.rows()));
-    if (dwpe) ENSURE(positions.is({n}) && dwpe.contiguous() && dwpe.cols() == C && cpu::all_below(positions, dwpe.rows()));
+    ENSURE(dout.contiguous() && tokens.is({n}) && token_order.is({n}) && dwte.contiguous() && dwte.cols() == C);
+    ENSURE(dwte.dtype == statistics_of(dout.dtype));
+    if (dwpe) ENSURE(positions.is({n}) && position_order.is({n}) && dwpe.contiguous() && dwpe.cols() == C);
+    if (stream.on_gpu()) return gpu::embedding_backward(dwte, dwpe, dout, tokens, positions, token_order, position_order, stream);
+    ENSURE(cpu::all_below(tokens, dwte.rows()) && (!dwpe || cpu::all_below(positions, dwpe.rows())));
     dispatch_real(dout.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::embedding_backward(dwte.as<T>(), dwpe ? dwpe.as<T>() : nullptr, dout.as<T>(), tokens.as<int32_t>(),
                                 dwpe ? positions.as<int32_t>() : nullptr, n, C);
     });
+}
+
+void sorted_order(std::span<int32_t> order, std::span<const int32_t> ids, int64_t rows) {
+    ENSURE(order.size() == ids.size());
+    std::vector<int32_t> next(static_cast<size_t>(rows) + 1);  // where the first index of an id goes
+    for (int32_t id : ids) {
+        ENSURE(id >= 0 && id < rows);
+        next[static_cast<size_t>(id) + 1]++;
+    }
+    for (size_t id = 1; id < next.size(); id++) next[id] += next[id - 1];
+    for (size_t t = 0; t < ids.size(); t++) order[static_cast<size_t>(next[static_cast<size_t>(ids[t])]++)] = static_cast<int32_t>(t);
 }
 
 }  // namespace traincu

@@ -93,8 +93,9 @@ void add_column_sums(T* total, const Tensor& x, int64_t unit) {
 
 void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
     const int64_t N = inp.rows(), IC = inp.cols(), OC = weight.rows();
-    ENSURE(stream.device == Device::cpu && out.is({N, OC}) && inp.is({N, IC}) && weight.is({OC, IC}) && (!bias || bias.is({OC})));
+    ENSURE(out.is({N, OC}) && inp.is({N, IC}) && weight.is({OC, IC}) && (!bias || bias.is({OC})));
     ENSURE(out.dtype == inp.dtype && weight.dtype == inp.dtype);
+    if (stream.on_gpu()) return gpu::linear_forward(out, inp, weight, bias, stream);
     cpu::Stopwatch stopwatch(N, OC, IC);
     dispatch_real(inp.dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -104,8 +105,9 @@ void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& 
 
 void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream) {
     const int64_t N = dout.rows(), OC = dout.cols(), IC = weight.cols();
-    ENSURE(stream.device == Device::cpu && dinp.is({N, IC}) && dout.is({N, OC}) && weight.is({OC, IC}));
+    ENSURE(dinp.is({N, IC}) && dout.is({N, OC}) && weight.is({OC, IC}));
     ENSURE(dinp.dtype == dout.dtype && weight.dtype == dout.dtype);
+    if (stream.on_gpu()) return gpu::linear_backward_input(dinp, dout, weight, stream);
     cpu::Stopwatch stopwatch(N, OC, IC);
     dispatch_real(dout.dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -115,9 +117,11 @@ void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stre
 
 void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream) {
     const int64_t N = dout.rows(), OC = dout.cols(), IC = inp.cols();
-    ENSURE(stream.device == Device::cpu && dweight.is({OC, IC}) && dout.is({N, OC}) && inp.is({N, IC}) && (!dbias || dbias.is({OC})));
-    ENSURE(dweight.dtype == dout.dtype && inp.dtype == dout.dtype && unit_rows >= 0);
+    ENSURE(dweight.is({OC, IC}) && dout.is({N, OC}) && inp.is({N, IC}) && (!dbias || dbias.is({OC})));
+    ENSURE(dweight.dtype == statistics_of(dout.dtype) && (!dbias || dbias.dtype == dweight.dtype));
+    ENSURE(inp.dtype == dout.dtype && unit_rows >= 0);
     if (N == 0) return;
+    if (stream.on_gpu()) return gpu::linear_backward_weight(dweight, dbias, dout, inp, unit_rows, stream);
     cpu::Stopwatch stopwatch(N, OC, IC);
     dispatch_real(dout.dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -133,15 +137,21 @@ void set_gemm_engine(GemmEngine engine) {
     if (engine == GemmEngine::onednn && !cpu::onednn_usable())
         throw Error(ExitCode::usage, "oneDNN's matrix product on this processor gives results that depend on the number of threads",
                     "choose our own product");
+    if (engine == GemmEngine::cublaslt && !gpu::cublaslt_version)
+        throw Error(ExitCode::usage, "this build has no cuBLASLt",
+                    "build with make CUDA=1 where the CUDA toolkit is, or choose our own product");
     cpu::wanted_engine = engine;
 }
 
-GemmEngine gemm_engine() {
-    if (cpu::wanted_engine != GemmEngine::automatic) return cpu::wanted_engine;
-    return cpu::onednn_usable() ? GemmEngine::onednn : GemmEngine::own;
+GemmEngine gemm_engine(Device device) {
+    if (cpu::wanted_engine == GemmEngine::own) return GemmEngine::own;
+    if (device == Device::cuda) return gpu::cublaslt_version ? GemmEngine::cublaslt : GemmEngine::own;
+    return cpu::wanted_engine == GemmEngine::onednn || cpu::onednn_usable() ? GemmEngine::onednn : GemmEngine::own;
 }
 
-std::string gemm_engine_name() {
+std::string gemm_engine_name(Device device) {
+    if (device == Device::cuda)
+        return gemm_engine(device) == GemmEngine::cublaslt ? "cuBLASLt " + gpu::cublaslt_version() : "own (tensor cores)";
     if (gemm_engine() == GemmEngine::onednn) return "oneDNN " + cpu::onednn_version();
     switch (cpu::best_simd()) {
         case cpu::Simd::avx512:

@@ -9,6 +9,7 @@
 // The backward of the weight goes unit by unit over the rows (kernels/norm.h, "Units"); the gradient is accumulated.
 //
 // Shapes: as above, row-major; inp, out, dinp, dout may be strided views (slices of a packed buffer). An absent bias or dbias is left out.
+// dweight, dbias are of the gradients' type (statistics_of(), src/base/dtype.h).
 // Saved for backward: inp.
 // Bytes, s = size of an element: s (N IC + OC IC + N OC) each; dweight is read as well as written (s OC IC more), and dbias reads dout
 // once more.
@@ -17,6 +18,7 @@
 //
 // On a CPU there are two engines behind the same functions: oneDNN's matmul primitive where the library was found at build time,
 // and our own blocked product (kernels/gemm_cpu.cpp), always. f64 uses plain loops: it serves the gradient checks.
+// On a GPU: cuBLASLt (kernels/gemm_cublaslt.cpp), or our own product on tensor cores (kernels/matmul.cu), always.
 #pragma once
 
 #include <string>
@@ -32,16 +34,23 @@ void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stre
 
 void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
 
-// The engine of the f32 products on a CPU. `automatic`: oneDNN where it was built in and its code for this processor gives bits that
-// do not depend on threads or N (AVX-512), else own.
-enum class GemmEngine { automatic, own, onednn };
-void set_gemm_engine(GemmEngine engine);  // Error(usage) if this build or processor lacks it
-GemmEngine gemm_engine();                 // own or onednn
-std::string gemm_engine_name();           // "own (AVX-512)", "oneDNN 2.6.3"
+// The engine of the products. `automatic`, on a CPU: oneDNN where it was built in and its code for this processor gives bits that do not
+// depend on threads or N (AVX-512), else own; on a GPU: cuBLASLt where it was built in, else own.
+enum class GemmEngine { automatic, own, onednn, cublaslt };
+void set_gemm_engine(GemmEngine engine);                    // Error(usage) if this build or processor lacks it
+GemmEngine gemm_engine(Device device = Device::cpu);        // own, onednn or cublaslt
+std::string gemm_engine_name(Device device = Device::cpu);  // "own (AVX-512)", "oneDNN 2.6.3", "own (tensor cores)", "cuBLASLt 13.0.2"
 
-// Seconds spent in the functions above since the program started: a step's share of matrix products is told from it.
+// Seconds spent in the functions above on the CPU since the program started: a step's share of matrix products is told from it.
 double matmul_seconds();
 // Floating-point operations of the same calls: 2 N OC IC each.
 double matmul_flops();
+
+namespace gpu {
+TRAINCU_GPU std::string cublaslt_version();  // "13.0.2"; linked only where the library was found
+TRAINCU_GPU void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
+TRAINCU_GPU void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream);
+TRAINCU_GPU void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
+}  // namespace gpu
 
 }  // namespace traincu

@@ -119,11 +119,12 @@ void norm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbia
 void norm_forward(Tensor residual, Tensor out, Tensor mean, Tensor rstd, Tensor inp, Tensor branch, Tensor weight, Tensor bias, double eps,
                   Stream& stream) {
     int64_t N = out.rows(), C = out.cols();
-    ENSURE(stream.device == Device::cpu);
     ENSURE(out.is({N, C}) && out.contiguous() && inp.is({N, C}) && inp.contiguous() && rstd.is({N}) && weight.is({C}));
     ENSURE(!mean || mean.is({N}));
     ENSURE(!bias || bias.is({C}));
     ENSURE(!branch || (branch.is({N, C}) && branch.contiguous() && residual.is({N, C}) && residual.contiguous()));
+    ENSURE(rstd.dtype == statistics_of(out.dtype));
+    if (stream.on_gpu()) return gpu::norm_forward(residual, out, mean, rstd, inp, branch, weight, bias, eps, stream);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::norm_forward<T>(residual, out, mean, rstd, inp, branch, weight, bias, T(eps));
@@ -133,12 +134,14 @@ void norm_forward(Tensor residual, Tensor out, Tensor mean, Tensor rstd, Tensor 
 void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tensor dresidual, Tensor inp, Tensor mean, Tensor rstd,
                    Tensor weight, int64_t unit_rows, Stream& stream) {
     int64_t N = dinp.rows(), C = dinp.cols();
-    ENSURE(stream.device == Device::cpu && unit_rows >= 0);
+    ENSURE(unit_rows >= 0);
     ENSURE(dinp.is({N, C}) && dinp.contiguous() && dout.is({N, C}) && dout.contiguous() && inp.is({N, C}) && inp.contiguous());
     ENSURE(rstd.is({N}) && weight.is({C}) && dweight.is({C}));
     ENSURE(!mean || mean.is({N}));
     ENSURE(!dbias || dbias.is({C}));
     ENSURE(!dresidual || (dresidual.is({N, C}) && dresidual.contiguous()));
+    ENSURE(rstd.dtype == statistics_of(dinp.dtype) && dweight.dtype == rstd.dtype && (!dbias || dbias.dtype == rstd.dtype));
+    if (stream.on_gpu()) return gpu::norm_backward(dinp, dweight, dbias, dout, dresidual, inp, mean, rstd, weight, unit_rows, stream);
     dispatch_real(dinp.dtype, [&](auto real) {
         using T = decltype(real);
         cpu::norm_backward<T>(dinp, dweight, dbias, dout, dresidual, inp, mean, rstd, weight, unit_rows);

@@ -11,7 +11,8 @@
 // `dresidual` is the gradient that reaches x on the residual path (absent: zero); dinp may be the same memory. The value of
 // dinp is also the gradient of the branch. The sums over rows are folded unit by unit (see below).
 //
-// Shapes: inp, branch, residual, out (N,C); weight, bias (C); mean, rstd (N). An absent branch means residual = inp, and
+// Shapes: inp, branch, residual, out, dinp, ... (N,C); weight, bias (C); mean, rstd (N), dweight, dbias (C) of the statistics' type
+// (statistics_of(), src/base/dtype.h). An absent branch means residual = inp, and
 // `residual` is not written; otherwise it may be the same memory as inp or branch. Absent mean selects rmsnorm; absent bias is
 // no bias. Statistics are two-pass, in the compute type.
 // Saved for backward: residual (the x above), mean, rstd.
@@ -34,5 +35,12 @@ void norm_forward(Tensor residual, Tensor out, Tensor mean, Tensor rstd, Tensor 
 
 void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tensor dresidual, Tensor inp, Tensor mean, Tensor rstd,
                    Tensor weight, int64_t unit_rows, Stream& stream);
+
+namespace gpu {
+TRAINCU_GPU void norm_forward(Tensor residual, Tensor out, Tensor mean, Tensor rstd, Tensor inp, Tensor branch, Tensor weight, Tensor bias,
+                              double eps, Stream& stream);
+TRAINCU_GPU void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tensor dresidual, Tensor inp, Tensor mean,
+                               Tensor rstd, Tensor weight, int64_t unit_rows, Stream& stream);
+}  // namespace gpu
 
 }  // namespace traincu

@@ -36,7 +36,6 @@ double sum_blocks(const T* x, int64_t size, Term term) {
 
 template <class Term>
 double sum_terms(const Tensor& x, Term term) {
-    ENSURE(x.contiguous());
     double total = 0;
     dispatch_real(x.dtype, [&](auto real) { total = sum_blocks(x.as<decltype(real)>(), x.numel(), term); });
     return total;
@@ -45,14 +44,16 @@ double sum_terms(const Tensor& x, Term term) {
 }  // namespace
 }  // namespace cpu
 
-double sum(Tensor x, Stream& stream) {
-    ENSURE(stream.device == Device::cpu);
-    return cpu::sum_terms(x, [](double value) { return value; });
+void sum(Tensor total, Tensor x, Stream& stream) {
+    ENSURE(x.contiguous() && total.is({1}));
+    if (stream.on_gpu()) return gpu::sum(total, x, stream);
+    *total.as<double>() += cpu::sum_terms(x, [](double value) { return value; });
 }
 
-double sum_squares(Tensor x, Stream& stream) {
-    ENSURE(stream.device == Device::cpu);
-    return cpu::sum_terms(x, [](double value) { return value * value; });
+void sum_squares(Tensor total, Tensor x, Stream& stream) {
+    ENSURE(x.contiguous() && total.is({1}));
+    if (stream.on_gpu()) return gpu::sum_squares(total, x, stream);
+    *total.as<double>() += cpu::sum_terms(x, [](double value) { return value * value; });
 }
 
 }  // namespace traincu

@@ -2,55 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <memory>
-#include <mutex>
 #include <numbers>
-#include <tuple>
 #include <vector>
 
 namespace traincu {
 namespace cpu {
 namespace {
-
-template <class T>
-using Angles = std::shared_ptr<const std::vector<T>>;
-
-// Row p of the table (positions,HS): the cosines of p * f_i for i < HS/2, then the sines. Every layer of every step needs the same
-// numbers, so they are computed once per process and kept, by all that the frequencies depend on; the table doubles when a later
-// position is asked for.
-template <class T>
-Angles<T> angles_until(int64_t positions, const RopeParams& params) {
-    static std::mutex mutex;
-    static std::map<std::tuple<int64_t, double, double, double, double, int64_t>, Angles<T>> tables;
-    std::lock_guard lock(mutex);
-    const int64_t HS = params.head_size;
-    const RopeScaling& s = params.scaling;
-    Angles<T>& table = tables[{HS, params.theta, s.factor, s.low_freq_factor, s.high_freq_factor, s.original_max_position}];
-    const int64_t half = HS / 2, have = table ? static_cast<int64_t>(table->size()) / HS : 0;
-    if (positions > have) {
-        std::vector<T> grown(static_cast<size_t>(std::max(positions, 2 * have) * HS));
-        if (table) std::copy(table->begin(), table->end(), grown.begin());
-        for (int64_t i = 0; i < half; i++) {
-            const double frequency = rope_frequency(i, HS, params.theta, s);
-            for (int64_t p = have; p < static_cast<int64_t>(grown.size()) / HS; p++) {
-                const double angle = static_cast<double>(p) * frequency;
-                grown[static_cast<size_t>(p * HS + i)] = static_cast<T>(std::cos(angle));
-                grown[static_cast<size_t>(p * HS + half + i)] = static_cast<T>(std::sin(angle));
-            }
-        }
-        table = std::make_shared<const std::vector<T>>(std::move(grown));
-    }
-    return table;
-}
-
-template <class T>
-Angles<T> angles_for(const Tensor& positions, const RopeParams& params) {
-    const int32_t* p = positions.as<int32_t>();
-    const auto [lowest, highest] = std::minmax_element(p, p + positions.rows());
-    ENSURE(*lowest >= 0);
-    return angles_until<T>(*highest + 1, params);
-}
 
 // One head (HS) by the angles of its position; sign = -1 turns back. to = from is allowed.
 template <class T>
@@ -79,9 +36,9 @@ T* pointer_or_null(const Tensor& t) {
 
 template <class T>
 void forward(const Tensor& qk, const Tensor& rstd, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,
-             const Tensor& positions, const RopeParams& params) {
+             const Tensor& positions, const Tensor& angles, const RopeParams& params) {
     const int64_t tokens = qk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
-    const Angles<T> table = params.theta != 0 ? angles_for<T>(positions, params) : nullptr;
+    const T* table = pointer_or_null<T>(angles);
     const T *in = qkv.as<T>(), *qw = pointer_or_null<T>(q_weight), *kw = pointer_or_null<T>(k_weight);
     const int32_t* position = positions.as<int32_t>();
     T *out = qk.as<T>(), *rstds = pointer_or_null<T>(rstd);
@@ -99,7 +56,7 @@ void forward(const Tensor& qk, const Tensor& rstd, const Tensor& qkv, const Tens
                 source = y;
             }
             if (table)
-                rotate(y, source, table->data() + position[t] * HS, HS / 2, T(1));
+                rotate(y, source, table + position[t] * HS, HS / 2, T(1));
             else if (source != y)
                 std::copy(source, source + HS, y);
         }
@@ -133,13 +90,13 @@ void fold_units(T* dweight, const T* partials, int64_t units, int64_t blocks, in
 // the order of these sums never depends on the number of threads.
 template <class T>
 void backward(const Tensor& dqkv, const Tensor& dq_weight, const Tensor& dk_weight, const Tensor& dqk, const Tensor& rstd,
-              const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight, const Tensor& positions, const RopeParams& params,
-              int64_t unit_rows) {
+              const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight, const Tensor& positions, const Tensor& angles,
+              const RopeParams& params, int64_t unit_rows) {
     constexpr int64_t block_rows = 16;
     const int64_t tokens = dqk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
     const int64_t unit = unit_rows > 0 ? std::min(unit_rows, tokens) : tokens;
     const int64_t units = (tokens + unit - 1) / unit, blocks = (unit + block_rows - 1) / block_rows;
-    const Angles<T> table = params.theta != 0 ? angles_for<T>(positions, params) : nullptr;
+    const T* table = pointer_or_null<T>(angles);
     const T *dout = dqk.as<T>(), *in = rstd ? qkv.as<T>() : nullptr, *rstds = pointer_or_null<T>(rstd);
     const T *qw = pointer_or_null<T>(q_weight), *kw = pointer_or_null<T>(k_weight);
     const int32_t* position = positions.as<int32_t>();
@@ -155,7 +112,7 @@ void backward(const Tensor& dqkv, const Tensor& dq_weight, const Tensor& dk_weig
                 const T* dy = dout + t * dqk.row_stride + h * HS;
                 T* dx = din + t * dqkv.row_stride + h * HS;
                 if (table)
-                    rotate(dx, dy, table->data() + position[t] * HS, HS / 2, T(-1));
+                    rotate(dx, dy, table + position[t] * HS, HS / 2, T(-1));
                 else if (dx != dy)
                     std::copy(dy, dy + HS, dx);
                 const bool is_q = h < params.n_head;
@@ -170,13 +127,23 @@ void backward(const Tensor& dqkv, const Tensor& dq_weight, const Tensor& dk_weig
 
 // The shapes that both directions share; `qk` and `qkv` stand for their gradients too.
 void check_rope(const Tensor& qk, const Tensor& qkv, const Tensor& rstd, const Tensor& q_weight, const Tensor& k_weight,
-                const Tensor& positions, const RopeParams& p) {
+                const Tensor& positions, const Tensor& angles, const RopeParams& p) {
     const int64_t tokens = qk.rows(), heads = p.n_head + p.n_kv_head;
     ENSURE(tokens > 0 && positions.is({tokens}));
     ENSURE(qk.is({tokens, heads * p.head_size}) && qkv.is({tokens, (heads + p.n_kv_head) * p.head_size}));
-    ENSURE(p.theta == 0 || p.head_size % 2 == 0);
+    ENSURE(!angles || (p.head_size % 2 == 0 && angles.is({angles.rows(), p.head_size}) && angles.dtype == statistics_of(qk.dtype)));
     ENSURE(bool(q_weight) == bool(rstd) && bool(k_weight) == bool(rstd));
-    if (rstd) ENSURE(rstd.is({tokens, heads}) && rstd.contiguous() && q_weight.is({p.head_size}) && k_weight.is({p.head_size}));
+    if (rstd)
+        ENSURE(rstd.is({tokens, heads}) && rstd.contiguous() && rstd.dtype == statistics_of(qk.dtype) && q_weight.is({p.head_size}) &&
+               k_weight.is({p.head_size}));
+}
+
+// Every position has a row in the table.
+void check_positions(const Tensor& positions, const Tensor& angles) {
+    if (!angles) return;
+    const int32_t* p = positions.as<int32_t>();
+    const auto [lowest, highest] = std::minmax_element(p, p + positions.rows());
+    ENSURE(*lowest >= 0 && *highest < angles.rows());
 }
 
 }  // namespace
@@ -192,20 +159,45 @@ double rope_frequency(int64_t i, int64_t head_size, double theta, const RopeScal
     return keep * frequency + (1 - keep) * frequency / s.factor;
 }
 
-void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, const RopeParams& params,
-                          Stream& stream) {
-    ENSURE(stream.device == Device::cpu);
-    cpu::check_rope(qk, qkv, rstd, q_weight, k_weight, positions, params);
-    dispatch_real(qk.dtype, [&](auto real) { cpu::forward<decltype(real)>(qk, rstd, qkv, q_weight, k_weight, positions, params); });
+void rope_angles(Tensor angles, double theta, const RopeScaling& scaling) {
+    const int64_t positions = angles.rows(), HS = angles.cols(), half = HS / 2;
+    ENSURE(HS % 2 == 0 && angles.contiguous());
+    dispatch_real(angles.dtype, [&](auto real) {
+        using T = decltype(real);
+        T* table = angles.as<T>();
+        for (int64_t i = 0; i < half; i++) {
+            const double frequency = rope_frequency(i, HS, theta, scaling);
+            for (int64_t p = 0; p < positions; p++) {
+                const double angle = static_cast<double>(p) * frequency;
+                table[p * HS + i] = static_cast<T>(std::cos(angle));
+                table[p * HS + half + i] = static_cast<T>(std::sin(angle));
+            }
+        }
+    });
+}
+
+void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, Tensor angles,
+                          const RopeParams& params, Stream& stream) {
+    cpu::check_rope(qk, qkv, rstd, q_weight, k_weight, positions, angles, params);
+    if (stream.on_gpu()) return gpu::qk_norm_rope_forward(qk, rstd, qkv, q_weight, k_weight, positions, angles, params, stream);
+    cpu::check_positions(positions, angles);
+    dispatch_real(qk.dtype, [&](auto real) { cpu::forward<decltype(real)>(qk, rstd, qkv, q_weight, k_weight, positions, angles, params); });
 }
 
 void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tensor dqk, Tensor rstd, Tensor qkv, Tensor q_weight,
-                           Tensor k_weight, Tensor positions, const RopeParams& params, int64_t unit_rows, Stream& stream) {
-    ENSURE(stream.device == Device::cpu && unit_rows >= 0);
-    cpu::check_rope(dqk, dqkv, rstd, q_weight, k_weight, positions, params);
-    if (rstd) ENSURE(qkv.is({dqkv.rows(), dqkv.cols()}) && dq_weight.is({params.head_size}) && dk_weight.is({params.head_size}));
+                           Tensor k_weight, Tensor positions, Tensor angles, const RopeParams& params, int64_t unit_rows, Stream& stream) {
+    ENSURE(unit_rows >= 0);
+    cpu::check_rope(dqk, dqkv, rstd, q_weight, k_weight, positions, angles, params);
+    if (rstd) {
+        ENSURE(qkv.is({dqkv.rows(), dqkv.cols()}) && dq_weight.is({params.head_size}) && dk_weight.is({params.head_size}));
+        ENSURE(dq_weight.dtype == rstd.dtype && dk_weight.dtype == rstd.dtype);
+    }
+    if (stream.on_gpu())
+        return gpu::qk_norm_rope_backward(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, angles, params,
+                                          unit_rows, stream);
+    cpu::check_positions(positions, angles);
     dispatch_real(dqk.dtype, [&](auto real) {
-        cpu::backward<decltype(real)>(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, params, unit_rows);
+        cpu::backward<decltype(real)>(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, angles, params, unit_rows);
     });
 }
 

@@ -15,8 +15,9 @@
 // qk (T,(NH+NKV)*HS): the result for queries and keys. Without QK-norm, qk may be (and in the model is) the first columns of qkv
 // itself: the rotation is undone in backward, nothing is saved. With QK-norm the input is needed for backward, so qk is a buffer
 // of its own, and rstd (T,NH+NKV) is saved. q_weight, k_weight (HS): present together with rstd, or all three absent.
-// positions (T) i32. theta = 0: no rotation (QK-norm alone).
-// Angles are computed in double: exact to the last bit of the compute type at any position.
+// positions (T) i32. angles (P,HS): row p has the cosines of p * f_i for i < HS/2, then the sines, of the statistics' type; absent: no
+// rotation (QK-norm alone). It is computed once, in double, so exact to the last bit at any position, and shared by all layers and steps.
+// rstd, dq_weight, dk_weight are of the statistics' type (statistics_of(), src/base/dtype.h).
 //
 // Backward: dqk (T,(NH+NKV)*HS) -> dqkv's query and key columns (may be the same memory); dq_weight, dk_weight += sums over tokens and
 // heads, unit by unit (kernels/norm.h, "Units"). Bytes per token, s = size of an element: 2s(NH+NKV)HS forward, 3s backward. FLOPs ~12 and
@@ -31,18 +32,27 @@ namespace traincu {
 
 struct RopeParams {
     int64_t n_head = 0, n_kv_head = 0, head_size = 0;
-    double theta = 0;  // base of the wavelengths; 0 = no rotation
-    double eps = 0;    // of the QK-norm
-    RopeScaling scaling = {};
+    double eps = 0;  // of the QK-norm
 };
 
 // f_i, radians per position, of pair i < head_size/2.
 double rope_frequency(int64_t i, int64_t head_size, double theta, const RopeScaling& scaling);
 
-void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, const RopeParams& params,
-                          Stream& stream);
+// Fills angles (P,HS), f32 or f64, on the host.
+void rope_angles(Tensor angles, double theta, const RopeScaling& scaling);
+
+void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, Tensor angles,
+                          const RopeParams& params, Stream& stream);
 
 void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tensor dqk, Tensor rstd, Tensor qkv, Tensor q_weight,
-                           Tensor k_weight, Tensor positions, const RopeParams& params, int64_t unit_rows, Stream& stream);
+                           Tensor k_weight, Tensor positions, Tensor angles, const RopeParams& params, int64_t unit_rows, Stream& stream);
+
+namespace gpu {
+TRAINCU_GPU void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor positions, Tensor angles,
+                                      const RopeParams& params, Stream& stream);
+TRAINCU_GPU void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tensor dqk, Tensor rstd, Tensor qkv,
+                                       Tensor q_weight, Tensor k_weight, Tensor positions, Tensor angles, const RopeParams& params,
+                                       int64_t unit_rows, Stream& stream);
+}  // namespace gpu
 
 }  // namespace traincu

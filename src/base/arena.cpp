@@ -18,22 +18,29 @@ void Arena::add(Tensor& tensor, std::string name, Dtype dtype, std::initializer_
     bytes_ += (tensor.bytes() + alignment - 1) / alignment * alignment;
 }
 
-void Arena::allocate() {
+// Anonymous memory arrives zeroed, and page by page where it is first touched: the threads that use it place it.
+static void* allocate_pages(int64_t bytes) {
+    void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+    madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // fewer TLB misses; harmless if refused
+    return memory;
+}
+const MemorySource host_memory{allocate_pages, [](void* memory, int64_t bytes) { munmap(memory, static_cast<size_t>(bytes)); },
+                               "host memory"};
+
+void Arena::allocate(const MemorySource& source) {
     ENSURE(!allocated());
     if (bytes_ == 0) return;
-    // Anonymous memory arrives zeroed, and page by page where it is first touched: the threads that use it place it.
-    memory_ = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory_ == MAP_FAILED) {
-        memory_ = nullptr;
-        throw Error(ExitCode::memory, format("out of memory: the %s arena needs %s", name_.c_str(), human_bytes(bytes_).c_str()),
+    memory_ = source.allocate(bytes_);
+    if (!memory_)
+        throw Error(ExitCode::memory, format("out of %s: the %s arena needs %s", source.name, name_.c_str(), human_bytes(bytes_).c_str()),
                     "use a smaller --batch-size or --seq-len, --recompute block, or a smaller model");
-    }
-    madvise(memory_, static_cast<size_t>(bytes_), MADV_HUGEPAGE);  // fewer TLB misses; harmless if refused
+    source_ = &source;
     for (Row& row : rows_) row.tensor->data = static_cast<std::byte*>(memory_) + row.offset;
 }
 
 Arena::~Arena() {
-    if (memory_) munmap(memory_, static_cast<size_t>(bytes_));
+    if (memory_) source_->release(memory_, bytes_);
 }
 
 std::string human_bytes(int64_t bytes) {

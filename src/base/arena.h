@@ -11,6 +11,14 @@
 
 namespace traincu {
 
+// Where an arena's memory comes from.
+struct MemorySource {
+    void* (*allocate)(int64_t bytes);  // zeroed, at least 64-byte aligned; null where there is not enough
+    void (*release)(void* memory, int64_t bytes);
+    const char* name;  // "host memory"
+};
+extern const MemorySource host_memory;
+
 class Arena {
 public:
     explicit Arena(std::string name) : name_(std::move(name)) {}
@@ -22,7 +30,7 @@ public:
     void add(Tensor& tensor, std::string name, Dtype dtype, std::initializer_list<int64_t> shape);
 
     // Allocates all that was declared, zeroed and 64-byte aligned. Throws Error(memory) naming this arena.
-    void allocate();
+    void allocate(const MemorySource& source = host_memory);
 
     struct Row {
         std::string name;
@@ -40,6 +48,7 @@ private:
     std::deque<Row> rows_;
     int64_t bytes_ = 0;
     void* memory_ = nullptr;
+    const MemorySource* source_ = nullptr;
 };
 
 // "1.25 GiB", "640 B": bytes for people.

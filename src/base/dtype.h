@@ -8,7 +8,12 @@
 
 namespace traincu {
 
-enum class Dtype { f64, f32, bf16, i32 };  // f64: checks only, on the CPU
+enum class Dtype { f64, f32, bf16, i32, i64 };  // f64: checks, and sums over whole tensors; bf16: storage, on the GPU
+
+// What a bf16 computes in: it is only stored. The upper half of an fp32.
+struct bf16 {
+    uint16_t bits;
+};
 
 constexpr int64_t size_of(Dtype dtype) {
     switch (dtype) {
@@ -20,6 +25,8 @@ constexpr int64_t size_of(Dtype dtype) {
             return 2;
         case Dtype::i32:
             return 4;
+        case Dtype::i64:
+            return 8;
     }
     return 0;
 }
@@ -34,6 +41,8 @@ constexpr const char* name_of(Dtype dtype) {
             return "bf16";
         case Dtype::i32:
             return "i32";
+        case Dtype::i64:
+            return "i64";
     }
     return "?";
 }
@@ -52,6 +61,18 @@ template <>
 struct DtypeOf<int32_t> {
     static constexpr Dtype value = Dtype::i32;
 };
+
+template <>
+struct DtypeOf<bf16> {
+    static constexpr Dtype value = Dtype::bf16;
+};
+template <>
+struct DtypeOf<int64_t> {
+    static constexpr Dtype value = Dtype::i64;
+};
+
+// The type of what is summed or saved beside activations of a type: row statistics, losses, gradients of weights.
+constexpr Dtype statistics_of(Dtype activations) { return activations == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
 
 // bf16 is the upper half of an fp32: widening is exact.
 inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }

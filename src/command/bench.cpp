@@ -33,7 +33,7 @@ struct Roof {
     }
 };
 
-// One training step's calls, each shape once; of the vectors and matrices that AdamW updates only the largest.
+// One training step's calls, each shape once.
 std::vector<KernelCall> calls_of_preset(const std::string& preset, int64_t batch_size, int64_t seq_len) {
     std::vector<std::string> words = {"./train", "--preset", preset};
     if (batch_size > 0) words.insert(words.end(), {"--batch-size", std::to_string(batch_size)});
@@ -47,13 +47,8 @@ std::vector<KernelCall> calls_of_preset(const std::string& preset, int64_t batch
     std::vector<KernelCall> calls;
     for (const Instruction& i : training_schedule(shape.n_parts(), 1, false))
         for (const KernelCall& call : kernel_calls(shape, i)) {
-            const auto same = std::find_if(calls.begin(), calls.end(), [&](const KernelCall& other) {
-                return call.kernel == Kernel::adamw ? other.kernel == Kernel::adamw : other.same_shape(call);
-            });
-            if (same == calls.end())
+            if (std::none_of(calls.begin(), calls.end(), [&](const KernelCall& other) { return other.same_shape(call); }))
                 calls.push_back(call);
-            else if (call.sizes[0] > same->sizes[0])
-                *same = call;
         }
     std::stable_sort(calls.begin(), calls.end(), [](auto& a, auto& b) { return a.kernel < b.kernel; });
     return calls;

@@ -77,10 +77,10 @@ std::vector<double> ChoiceScorer::completion_losses(Stream& stream, const std::f
     auto compute = [&] {
         if (waiting.empty()) return;
         pass_.loss_sum(batch, stream);
-        const float* loss = pass_.losses().as<float>();
+        const std::vector<float> loss = pass_.losses(stream);
         for (const Scored& s : waiting) {
             double sum = 0;
-            for (int64_t t = 0; t < s.count; t++) sum += loss[s.row + t];
+            for (int64_t t = 0; t < s.count; t++) sum += loss[static_cast<size_t>(s.row + t)];
             losses.push_back(sum);
         }
         batch.clear(), waiting.clear();

@@ -13,6 +13,7 @@
 #include "src/command/commands.h"
 #include "src/command/evaluation.h"
 #include "src/command/parse.h"
+#include "src/command/run_setup.h"
 #include "src/command/progress.h"
 #include "src/data/shard.h"
 #include "src/data/tokenizer.h"
@@ -118,6 +119,7 @@ int eval_command(int argc, char** argv) {
     std::string model, packing = "stream", json_file, hellaswag, tokenizer_name;
     std::vector<std::string> data_arguments, choice_arguments;
     int64_t seq_len = 0, batch_size = 8, max_tokens = 0, max_examples = 0;
+    std::string device = "auto", precision = "auto";
     int threads = 0;
     app.add_option("--model,-e", model, "a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin")->required();
     app.add_option("--data,-j", data_arguments, "token shards: files, globs in quotes, or a folder; NAME=... and again for more sets")
@@ -135,6 +137,7 @@ int eval_command(int argc, char** argv) {
         ->check(CLI::NonNegativeNumber);
     app.add_option("--packing", packing, "stream or documents, as in training")->check(CLI::IsMember({"stream", "documents"}));
     app.add_option("--json", json_file, "write the results to this file as JSON; - = to the terminal, instead of the table");
+    add_device_options(app, device, precision);
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     if (!parse_command_line(app, argc, argv)) return 0;
 
@@ -147,8 +150,8 @@ int eval_command(int argc, char** argv) {
     refuse_same_names(data_sets, "--data");
     refuse_same_names(choice_sets, "--choices");
 
-    Stream stream;
     set_threads(threads);
+    Stream stream = open_stream(device, precision);
     const ModelOnDisk found = find_model(model);
     const ModelConfig& config = found.config;
     if (seq_len == 0) seq_len = found.trained_context();
@@ -168,14 +171,14 @@ int eval_command(int argc, char** argv) {
     std::vector<ChoiceSet> choices;
     for (const Named& id : choice_sets) choices.push_back({id, read_choices(id.what, config.vocab_size)});
 
-    WeightStore weights(config, Dtype::f32, false);
+    WeightStore weights(config, precision == "bf16" ? Dtype::bf16 : Dtype::f32, false);
     ForwardPass pass(weights, batch_size * seq_len);
     std::vector<ChoiceScorer> scorers;
     for (const ChoiceSet& set : choices) scorers.emplace_back(pass, set.examples, set.id.what, seq_len, max_examples);
-    check_fits({&weights.weights, &pass.instance().activations, &pass.instance().scratch});
-    weights.allocate();
-    pass.allocate();
-    load_model(found, weights.table, weights.door.flat_weights());
+    check_fits({&weights.weights, &pass.instance().activations, &pass.instance().scratch}, available_memory(stream));
+    weights.allocate(stream);
+    pass.allocate(stream);
+    load_weights(found, weights, stream);
     for (DataSet& set : data) set.result = Evaluator(pass, *set.loader, batch_size, seq_len, max_tokens, set.tokenizer.get()).run(stream);
     for (size_t i = 0; i < choices.size(); i++) {
         ProgressLine line(choices[i].id.name);

@@ -43,9 +43,9 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const std::string& where, const std:
 
 namespace {
 
-ModelOptions evaluation_options(const ModelConfig& config, int64_t max_tokens) {
+ModelOptions evaluation_options(const ModelConfig& config, Dtype dtype, int64_t max_tokens) {
     ModelOptions options;
-    options.config = config, options.max_tokens = max_tokens, options.training = false;
+    options.config = config, options.max_tokens = max_tokens, options.training = false, options.dtype = dtype;
     return options;
 }
 
@@ -59,7 +59,7 @@ void keep_rows(MicroBatch& batch, int64_t rows, int64_t seq_len) {
 }  // namespace
 
 ForwardPass::ForwardPass(WeightStore& weights, int64_t max_tokens)
-    : weights_(weights), instance_(evaluation_options(weights.config, max_tokens), weights.door, "validation") {}
+    : weights_(weights), instance_(evaluation_options(weights.config, weights.dtype, max_tokens), weights.door, "validation") {}
 
 double ForwardPass::loss_sum(const MicroBatch& batch, Stream& stream) {
     StepBatch step;
@@ -67,8 +67,15 @@ double ForwardPass::loss_sum(const MicroBatch& batch, Stream& stream) {
     step.tokens = batch.T();
     step.loss_tokens = std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t target) { return target >= 0; });
     Executor executor(instance_.model, weights_.door);
-    const double mean = executor.run(evaluation_schedule(instance_.model.n_parts()), step, stream);
-    return mean * static_cast<double>(step.loss_tokens);
+    executor.run(evaluation_schedule(instance_.model.n_parts()), step, stream);
+    return executor.mean_loss(step, stream) * static_cast<double>(step.loss_tokens);
+}
+
+std::vector<float> ForwardPass::losses(Stream& stream) const {
+    const Tensor losses = instance_.model.losses();
+    std::vector<float> values(static_cast<size_t>(losses.numel()));
+    stream.download(values.data(), losses);
+    return values;
 }
 
 Evaluator::Evaluator(ForwardPass& pass, Loader& data, int64_t batch_rows, int64_t seq_len, int64_t max_tokens, const Tokenizer* tokenizer)

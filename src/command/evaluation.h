@@ -37,10 +37,10 @@ public:
     const ModelInstance& instance() const { return instance_; }
     const ModelConfig& config() const { return weights_.config; }
     int64_t max_tokens() const { return instance_.model.options().max_tokens; }
-    void allocate() { instance_.allocate(); }
+    void allocate(const Stream& stream) { instance_.allocate(stream); }
 
-    double loss_sum(const MicroBatch& batch, Stream& stream);   // nats, over the tokens that have a target
-    Tensor losses() const { return instance_.model.losses(); }  // (T) of that batch's tokens, f32; 0 without a target
+    double loss_sum(const MicroBatch& batch, Stream& stream);  // nats, over the tokens that have a target
+    std::vector<float> losses(Stream& stream) const;           // (T) of that batch's tokens; 0 without a target
 
 private:
     WeightStore& weights_;

@@ -7,6 +7,7 @@
 #include "src/command/commands.h"
 #include "src/command/generation.h"
 #include "src/command/parse.h"
+#include "src/command/run_setup.h"
 #include "src/data/tokenizer.h"
 #include "src/data/utf8.h"
 #include "src/plan/memory.h"
@@ -21,6 +22,7 @@ int generate_command(int argc, char** argv) {
     std::string model, prompt, tokenizer_name;
     int64_t tokens = 256, samples = 1, seed = 1337, context = 0;
     SamplingOptions sampling;
+    std::string device = "auto", precision = "auto";
     int threads = 0;
     bool go_on = false;
     app.add_option("--model,-e", model, "a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin")->required();
@@ -35,11 +37,12 @@ int generate_command(int argc, char** argv) {
     app.add_option("--context", context, "tokens to look back on; 0 = as in training")->check(CLI::NonNegativeNumber);
     app.add_option("--tokenizer", tokenizer_name, "bytes, a tokenizer.json, or a folder that holds one; default: the one beside the model");
     app.add_flag("--ignore-end-of-text", go_on, "go on where the model ends its text");
+    add_device_options(app, device, precision);
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     if (!parse_command_line(app, argc, argv)) return 0;
 
-    Stream stream;
     set_threads(threads);
+    Stream stream = open_stream(device, precision);
     const ModelOnDisk found = find_model(model);
     const ModelConfig& config = found.config;
     auto tokenizer = tokenizer_name.empty() ? tokenizer_of_model(found) : open_tokenizer(tokenizer_name);
@@ -51,12 +54,12 @@ int generate_command(int argc, char** argv) {
     if (context == 0) context = found.trained_context();
     config.check_context(context, "--context");
 
-    WeightStore weights(config, Dtype::f32, false);
+    WeightStore weights(config, precision == "bf16" ? Dtype::bf16 : Dtype::f32, false);
     Generator generator(weights, context);
-    check_fits({&weights.weights, &generator.instance().activations, &generator.instance().scratch});
-    weights.allocate();
-    generator.allocate();
-    load_model(found, weights.table, weights.door.flat_weights());
+    check_fits({&weights.weights, &generator.instance().activations, &generator.instance().scratch}, available_memory(stream));
+    weights.allocate(stream);
+    generator.allocate(stream);
+    load_weights(found, weights, stream);
 
     sampling.vocab_size = tokenizer->vocab_size();
     std::vector<int32_t> ids = tokenizer->encode(prompt);

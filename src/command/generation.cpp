@@ -2,20 +2,24 @@
 
 #include <algorithm>
 
+#include "src/device/transfer.h"
+
 namespace traincu {
 
 namespace {
 
-ModelOptions generation_options(const ModelConfig& config, int64_t context) {
+ModelOptions generation_options(const ModelConfig& config, Dtype dtype, int64_t context) {
     ModelOptions options;
-    options.config = config, options.max_tokens = context, options.cache_tokens = context, options.training = false;
+    options.config = config, options.max_tokens = context, options.cache_tokens = context, options.training = false, options.dtype = dtype;
     return options;
 }
 
 }  // namespace
 
 Generator::Generator(WeightStore& weights, int64_t context)
-    : weights_(weights), context_(context), instance_(generation_options(weights.config, context), weights.door, "sampling") {}
+    : weights_(weights),
+      context_(context),
+      instance_(generation_options(weights.config, weights.dtype, context), weights.door, "sampling") {}
 
 void Generator::feed(const int32_t* tokens, int64_t count, Stream& stream) {
     MicroBatch batch;
@@ -27,7 +31,7 @@ void Generator::feed(const int32_t* tokens, int64_t count, Stream& stream) {
         batch.loss_weights.push_back(0);
     }
     batch.segments = {{0, count, 0, before + count, before}};
-    instance_.model.load(batch);
+    instance_.model.load(batch, stream);
     for (int part = 0; part + 1 < instance_.model.n_parts(); part++) {
         weights_.door.acquire(part);
         instance_.model.forward(part, 0, stream);
@@ -52,9 +56,9 @@ std::vector<int32_t> Generator::run(std::vector<int32_t> text, int64_t count, co
         }
         feed(text.data() + fed, pending, stream);
         fed = text.size();
-        Tensor logits = instance_.model.logits_of_last(1, stream);
-        Tensor row(logits.data, logits.dtype, {logits.cols()});
-        const int32_t token = sample_token(row, options, random.uniform(0, static_cast<uint64_t>(i)));
+        const Tensor logits = instance_.model.logits_of_last(1, stream);
+        HostCopy row(Tensor(logits.data, logits.dtype, {logits.cols()}), stream);
+        const int32_t token = sample_token(row.download().tensor(), options, random.uniform(0, static_cast<uint64_t>(i)));
         if (token == stop) break;
         text.push_back(token);
         if (on_token) on_token(token);

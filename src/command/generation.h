@@ -15,7 +15,7 @@ public:
     Generator(WeightStore& weights, int64_t context);
 
     const ModelInstance& instance() const { return instance_; }
-    void allocate() { instance_.allocate(); }
+    void allocate(const Stream& stream) { instance_.allocate(stream); }
 
     // Continues `prompt` (not empty) by up to `count` tokens, or until `stop` (-1: never) came; on_token is called with each as it is
     // chosen. The tokens depend on weights, prompt, options and seed only. Returns the new tokens, without `stop`.

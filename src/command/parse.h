@@ -26,4 +26,12 @@ inline bool parse_command_line(CLI::App& app, int argc, char** argv) {
     return true;
 }
 
+// --device and --precision of a command that uses a model, for open_stream().
+inline void add_device_options(CLI::App& app, std::string& device, std::string& precision) {
+    app.add_option("--device", device, "where to compute: auto (a GPU if one can be used), cpu, cuda")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+    app.add_option("--precision", precision, "of weights and activations: fp32, bf16 (GPU); auto: bf16 on a GPU, fp32 on a CPU")
+        ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
+}
+
 }  // namespace traincu

@@ -9,15 +9,17 @@ namespace {
 
 AdamwParams adamw_params(const Options& o) {
     AdamwParams params;
-    params.beta1 = o.beta1, params.beta2 = o.beta2, params.eps = o.adam_eps, params.weight_decay = o.weight_decay;
+    params.beta1 = o.beta1, params.beta2 = o.beta2, params.eps = o.adam_eps, params.weight_decay = o.weight_decay,
+    params.seed = static_cast<uint64_t>(o.seed);
     return params;
 }
 
 }  // namespace
 
 RunMemory::RunMemory(const Options& o, const RunUses& uses)
-    : weights(model_config(o), Dtype::f32, true),
-      optimizer(weights.table, Dtype::f32, adamw_params(o), optimizer_arena),
+    : weights(model_config(o), training_options(o).dtype, true),
+      optimizer(weights.table, training_options(o).dtype, adamw_params(o), optimizer_arena,
+                o.adam_moments == "bf16" ? Dtype::bf16 : Dtype::f32),
       trainer(training_options(o), weights.door, "training") {
     if (uses.validates) validation = std::make_unique<ForwardPass>(weights, o.batch_size * o.seq_len);
     if (uses.samples) generator = std::make_unique<Generator>(weights, o.seq_len);
@@ -30,13 +32,14 @@ std::vector<const Arena*> RunMemory::arenas() const {
     return arenas;
 }
 
-void RunMemory::allocate() {
-    check_fits(arenas());
-    weights.allocate();
-    optimizer_arena.allocate();
-    trainer.allocate();
-    if (validation) validation->allocate();
-    if (generator) generator->allocate();
+void RunMemory::allocate(const Stream& stream) {
+    check_fits(arenas(), available_memory(stream));
+    weights.allocate(stream);
+    optimizer_arena.allocate(stream.memory());
+    optimizer.bind(stream);
+    trainer.allocate(stream);
+    if (validation) validation->allocate(stream);
+    if (generator) generator->allocate(stream);
 }
 
 void resolve_recompute(Options& o, const RunUses& uses, int64_t available) {

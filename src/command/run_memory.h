@@ -23,8 +23,8 @@ struct RunMemory {
     RunMemory(const Options& o, const RunUses& uses);
 
     std::vector<const Arena*> arenas() const;
-    // Error(memory) with the account by arena where the machine has less.
-    void allocate();
+    // On the stream's device. Error(memory) with the account by arena where it has less.
+    void allocate(const Stream& stream);
 
     WeightStore weights;
     Arena optimizer_arena{"optimizer"};

@@ -1,9 +1,12 @@
 #include "src/command/run_setup.h"
 
+#include <cstdio>
+
 #include "kernels/matmul.h"
 #include "src/base/process.h"
 #include "src/command/evaluation.h"
 #include "src/data/shard.h"
+#include "src/device/transfer.h"
 
 namespace traincu {
 
@@ -25,7 +28,7 @@ RunFiles resolve_options(Options& o) {
 ModelOptions training_options(const Options& o) {
     ModelOptions options;
     options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
-    options.recompute = recompute_named(o.recompute);
+    options.recompute = recompute_named(o.recompute), options.dtype = o.precision == "bf16" ? Dtype::bf16 : Dtype::f32;
     return options;
 }
 
@@ -41,8 +44,32 @@ LoaderConfig loader_config(const Options& o, const std::string& patterns) {
 }
 
 int use_processor(const Options& o) {
-    set_gemm_engine(o.gemm == "own" ? GemmEngine::own : o.gemm == "onednn" ? GemmEngine::onednn : GemmEngine::automatic);
+    set_gemm_engine(o.gemm == "own"        ? GemmEngine::own
+                    : o.gemm == "onednn"   ? GemmEngine::onednn
+                    : o.gemm == "cublaslt" ? GemmEngine::cublaslt
+                                           : GemmEngine::automatic);
     return set_threads(static_cast<int>(o.threads));
+}
+
+Stream open_stream(const std::string& device, std::string& precision) {
+    const std::string why = gpu::built() ? gpu::unusable() : "this build has no GPU code";
+    if (device == "cuda" && !why.empty())
+        throw Error(
+            ExitCode::usage, "--device cuda: " + why,
+            gpu::built() ? "mend that, or train on the CPU: --device cpu" : "build with make CUDA=1, or train on the CPU: --device cpu");
+    const bool use_gpu = device != "cpu" && why.empty();
+    if (device == "auto" && gpu::built() && !use_gpu) std::fprintf(stderr, "note: computing on the CPU: %s\n", why.c_str());
+    if (precision == "auto") precision = use_gpu ? "bf16" : "fp32";
+    if (precision == "bf16" && !use_gpu)
+        throw Error(ExitCode::usage, "--precision bf16 needs a GPU: on the CPU this program computes in fp32",
+                    "leave it out, or --precision fp32");
+    return use_gpu ? Stream(Device::cuda) : Stream();
+}
+
+void load_weights(const ModelOnDisk& model, WeightStore& weights, const Stream& stream) {
+    HostCopy params(weights.door.flat_weights(), stream);
+    load_model(model, weights.table, params.tensor());
+    params.upload();
 }
 
 }  // namespace traincu

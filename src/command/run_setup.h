@@ -8,6 +8,8 @@
 #include "src/config/options.h"
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
+#include "src/device/stream.h"
+#include "src/model/instance.h"
 #include "src/plan/cost.h"
 
 namespace traincu {
@@ -26,6 +28,13 @@ LoaderConfig loader_config(const Options& o, const std::string& patterns);
 
 // The threads and the engine of matrix products that the options ask for come into force. Returns the number of threads.
 int use_processor(const Options& o);
+
+// The stream to compute on. device: auto (a GPU if there is one that this build can use, else the CPU, with a note that says why), cpu,
+// cuda. precision: auto becomes bf16 on a GPU and fp32 on a CPU. Error(usage) where what is asked for is not there.
+Stream open_stream(const std::string& device, std::string& precision);
+
+// A model from disk into memory that is allocated on the stream's device.
+void load_weights(const ModelOnDisk& model, WeightStore& weights, const Stream& stream);
 
 // The model of the training steps, with room for the largest micro-batch.
 ModelOptions training_options(const Options& o);

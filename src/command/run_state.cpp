@@ -1,6 +1,7 @@
 #include "src/command/run_state.h"
 
 #include "src/checkpoint/state.h"
+#include "src/optim/guard.h"
 
 namespace traincu {
 
@@ -8,11 +9,12 @@ using Json = nlohmann::ordered_json;
 
 std::string save_run_state(Io& io, const RunDirectory& directory, const RunState& state, const Options& options) {
     const Cursor cursor = state.data->cursor();
+    const GuardState guard = state.optimizer->read_guard(*state.stream);
     Json meta = {{"tokens", state.tokens},
-                 {"adam_steps", state.optimizer->steps()},
+                 {"adam_steps", guard.adam_steps},
                  {"epoch", cursor.epoch},
                  {"sample", cursor.sample},
-                 {"guard", state.guard->state()},
+                 {"guard", guard_to_json(guard)},
                  {"options", options_to_json(options)},
                  {"data", state.data->fingerprint()},
                  {"tokenizer", state.tokenizer ? state.tokenizer->name() : ""}};
@@ -21,8 +23,10 @@ std::string save_run_state(Io& io, const RunDirectory& directory, const RunState
         meta["bos_token_id"] = meta["eos_token_id"] = state.tokenizer->eot();
         beside = tokenizer_files(*state.tokenizer, options.seq_len);
     }
-    return write_checkpoint(io, directory.path, state.step, state.weights->config, state.weights->table, state.weights->door.flat_weights(),
-                            state.optimizer->m(), state.optimizer->v(), meta, beside);
+    HostCopy params(state.optimizer->master(state.weights->door.flat_weights()), *state.stream), m(state.optimizer->m(), *state.stream),
+        v(state.optimizer->v(), *state.stream);
+    return write_checkpoint(io, directory.path, state.step, state.weights->config, state.weights->table, params.download().tensor(),
+                            m.download().tensor(), v.download().tensor(), meta, beside);
 }
 
 // A counter of the run; Error(checkpoint) if it is not a whole number of at least 0.
@@ -37,12 +41,16 @@ static int64_t counter(const RunDirectory& directory, const Json& object, const 
 
 bool restore_run_state(const RunDirectory& directory, RunState& state) try {
     const Json& meta = directory.meta();
-    read_checkpoint(*directory.checkpoint, state.weights->config, state.weights->table, state.weights->door.flat_weights(),
-                    state.optimizer->m(), state.optimizer->v());
+    HostCopy params(state.optimizer->master(state.weights->door.flat_weights()), *state.stream), m(state.optimizer->m(), *state.stream),
+        v(state.optimizer->v(), *state.stream);
+    read_checkpoint(*directory.checkpoint, state.weights->config, state.weights->table, params.tensor(), m.tensor(), v.tensor());
+    params.upload(), m.upload(), v.upload();
+    state.optimizer->publish_master(state.weights->door.flat_weights(), *state.stream);
     state.step = directory.checkpoint->step, state.tokens = counter(directory, meta, "tokens");
-    state.optimizer->set_steps(counter(directory, meta, "adam_steps"));
     for (const char* name : {"skipped", "consecutive_skips", "consecutive_nonfinite"}) counter(directory, meta.at("guard"), name);
-    state.guard->restore(meta.at("guard"));
+    GuardState guard = guard_from_json(meta.at("guard"));
+    guard.adam_steps = counter(directory, meta, "adam_steps");
+    state.optimizer->write_guard(guard, *state.stream);
     if (meta.at("data") != state.data->fingerprint()) return false;
     state.data->seek({counter(directory, meta, "epoch"), counter(directory, meta, "sample")});
     return true;

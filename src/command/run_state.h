@@ -7,7 +7,6 @@
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/model/instance.h"
-#include "src/optim/guard.h"
 #include "src/optim/optimizer.h"
 
 namespace traincu {
@@ -16,8 +15,8 @@ struct RunState {
     int64_t step = 0, tokens = 0;  // optimizer steps done, tokens seen
     Loader* data = nullptr;        // its cursor
     WeightStore* weights = nullptr;
-    Optimizer* optimizer = nullptr;  // moments, AdamW's own counter
-    Guard* guard = nullptr;          // its window
+    Optimizer* optimizer = nullptr;  // master weights, moments, AdamW's own counter, the guard's windows
+    Stream* stream = nullptr;        // where they are
     Tokenizer* tokenizer = nullptr;  // null: the data do not name one
 };
 

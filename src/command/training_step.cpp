@@ -1,45 +1,82 @@
 #include "src/command/training_step.h"
 
-#include <chrono>
 #include <cstring>
 
+#include "kernels/copy.h"
 #include "kernels/matmul.h"
 #include "src/command/run_setup.h"
 #include "src/model/flops.h"
+#include "src/optim/guard.h"
 
 namespace traincu {
 
-TrainingStep::TrainingStep(const Options& o, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, Guard& guard,
-                           double peak_flops)
+TrainingStep::TrainingStep(const Options& o, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, double peak_flops,
+                           Stream& stream)
     : options_(o),
       weights_(weights),
       optimizer_(optimizer),
-      guard_(guard),
+      model_(trainer.model),
       peak_flops_(peak_flops),
+      stream_(stream),
       executor_(trainer.model, weights.door),
       schedule_(training_schedule(trainer.model.n_parts(), step_shape(o).micro_batches(), o.recompute != "none")),
-      lr_{o.lr_schedule, o.lr, o.min_lr_fraction, o.warmup_steps, o.max_steps, o.decay_fraction} {}
+      lr_{o.lr_schedule, o.lr, o.min_lr_fraction, o.warmup_steps, o.max_steps, o.decay_fraction} {
+    for (Slot& slot : slots_) {
+        slot.guard_state = PinnedMemory(stream, sizeof(GuardState));
+        if (stream.on_gpu()) slot.begin = gpu::create_event(), slot.end = gpu::create_event();
+    }
+}
 
-StepRecord TrainingStep::run(int64_t step, const StepBatch& batch, Stream& stream) {
-    const auto start = std::chrono::steady_clock::now();
+TrainingStep::~TrainingStep() {
+    for (Slot& slot : slots_)
+        if (slot.begin) gpu::destroy_event(slot.begin), gpu::destroy_event(slot.end);
+}
+
+void TrainingStep::submit(int64_t step, const StepBatch& batch) {
+    ENSURE(under_way() < 2);
+    Slot& slot = slots_[next_slot_];
+    Flight flight{{}, next_slot_, under_way() > 0, Clock::now()};
+    next_slot_ = (next_slot_ + 1) % slots_.size();
+    StepRecord& record = flight.record;
+    record.step = step + 1, record.max_steps = options_.max_steps, record.lr = lr_.at(step), record.tokens = batch.tokens;
+    if (stream_.on_gpu()) gpu::record(slot.begin, stream_.handle());
+
     const double products_before = matmul_seconds();
-    StepRecord record;
-    record.step = step + 1, record.max_steps = options_.max_steps, record.lr = lr_.at(step);
     const Tensor gradients = weights_.door.flat_gradients();
-    std::memset(gradients.data, 0, static_cast<size_t>(gradients.bytes()));
-    record.loss = executor_.run(schedule_, batch, stream, [&](double loss) {
-        record.grad_norm = Optimizer::global_norm(gradients, stream);
-        record.skipped = guard_.judge(loss, record.grad_norm);
-        if (!record.skipped.empty()) return;
-        const double clip = Optimizer::clip_factor(record.grad_norm, options_.grad_clip);
-        optimizer_.update(weights_.door.flat_weights(), gradients, record.lr, clip, stream);
+    zero(gradients, stream_);
+    executor_.run(schedule_, batch, stream_, [&] {
+        const GuardParams guard{loss_scale(batch), options_.skip_zscore, options_.grad_clip};
+        optimizer_.step(weights_.door.flat_weights(), gradients, model_.loss_sum(), record.lr, guard, stream_);
     });
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    record.ms = 1e3 * seconds;
-    record.tok_per_s = static_cast<double>(batch.tokens) / seconds;
+
+    const Tensor state = optimizer_.guard_state();
+    if (stream_.on_gpu()) {
+        gpu::copy(slot.guard_state.data(), state.data, state.bytes(), stream_.handle());
+        gpu::record(slot.end, stream_.handle());
+    } else {
+        std::memcpy(slot.guard_state.data(), state.data, sizeof(GuardState));
+        record.ms = 1e3 * std::chrono::duration<double>(Clock::now() - flight.begin).count();
+        record.gemm_fraction = 1e3 * (matmul_seconds() - products_before) / record.ms;
+    }
+    flights_.push_back(std::move(flight));
+}
+
+TrainingStep::Result TrainingStep::collect() {
+    ENSURE(under_way() > 0);
+    const Flight flight = std::move(flights_.front());
+    flights_.pop_front();
+    const Slot &slot = slots_[flight.slot], &before = slots_[(flight.slot + slots_.size() - 1) % slots_.size()];
+    StepRecord record = flight.record;
+    if (stream_.on_gpu()) {
+        gpu::synchronize(slot.end);
+        record.ms = gpu::milliseconds(flight.follows ? before.end : slot.begin, slot.end);
+    }
+    GuardState guard;
+    std::memcpy(&guard, slot.guard_state.data(), sizeof guard);
+    record.loss = guard.loss, record.grad_norm = guard.norm, record.skipped = skip_reason(guard);
+    record.tok_per_s = 1e3 * static_cast<double>(record.tokens) / record.ms;
     record.mfu = training_flops_per_token(weights_.config, options_.seq_len) * record.tok_per_s / peak_flops_;
-    record.gemm_fraction = (matmul_seconds() - products_before) / seconds;
-    return record;
+    return {record, guard.consecutive_nonfinite};
 }
 
 }  // namespace traincu

@@ -1,11 +1,13 @@
 // One optimizer step: forward, backward, guard, clip, update.
 #pragma once
 
+#include <chrono>
+#include <deque>
 #include <vector>
 
 #include "src/config/options.h"
+#include "src/device/transfer.h"
 #include "src/model/instance.h"
-#include "src/optim/guard.h"
 #include "src/optim/lr_schedule.h"
 #include "src/optim/optimizer.h"
 #include "src/parallel/executor.h"
@@ -13,25 +15,55 @@
 
 namespace traincu {
 
+// A step is submitted, and its record collected later. On a CPU submit() does all the work. On a GPU it only puts it in line, so that the
+// host reads the next batch, and puts the next step in line, while the GPU computes: nothing between two steps waits.
 class TrainingStep {
 public:
     // peak_flops: what MFU is told against.
-    TrainingStep(const Options& options, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, Guard& guard,
-                 double peak_flops);
+    TrainingStep(const Options& options, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, double peak_flops,
+                 Stream& stream);
+    ~TrainingStep();
+    TrainingStep(const TrainingStep&) = delete;
+    TrainingStep& operator=(const TrainingStep&) = delete;
 
     // Takes the weights from `step` updates to one more, or leaves weights, moments and AdamW's counter as they are where the guard
-    // refuses. Returns what the log says of it, but for the tokens seen so far and the time still to go.
-    StepRecord run(int64_t step, const StepBatch& batch, Stream& stream);
+    // refuses. At most two steps may be under way.
+    void submit(int64_t step, const StepBatch& batch);
+    int64_t under_way() const { return static_cast<int64_t>(flights_.size()); }
+
+    struct Result {
+        StepRecord record;      // what the log says of the step, but for the time still to go; its tokens are those of the step
+        int64_t nonfinite_row;  // steps in a row up to this one whose loss or norm was not finite
+    };
+    // Of the oldest step under way: waits until it is done.
+    Result collect();
 
 private:
+    using Clock = std::chrono::steady_clock;
+    struct Flight {
+        StepRecord record;
+        size_t slot;
+        bool follows = false;  // on the heels of the step before
+        Clock::time_point begin;
+    };
+    // What comes back of a step that is under way.
+    struct Slot {
+        PinnedMemory guard_state;
+        gpu::EventHandle begin = nullptr, end = nullptr;
+    };
+
     const Options& options_;
     WeightStore& weights_;
     Optimizer& optimizer_;
-    Guard& guard_;
+    Transformer& model_;
     double peak_flops_;
+    Stream& stream_;
     Executor executor_;
     std::vector<Instruction> schedule_;
     LrSchedule lr_;
+    std::array<Slot, 3> slots_;  // of two steps under way, and of the one before: its end is when the next began
+    size_t next_slot_ = 0;
+    std::deque<Flight> flights_;
 };
 
 }  // namespace traincu

@@ -30,4 +30,7 @@ struct StepBatch {
     int64_t tokens = 0;       // tokens processed
 };
 
+// 1 / (loss tokens of the step): what makes a sum of losses their mean.
+inline double loss_scale(const StepBatch& batch) { return 1.0 / static_cast<double>(batch.loss_tokens > 0 ? batch.loss_tokens : 1); }
+
 }  // namespace traincu

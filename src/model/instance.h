@@ -7,16 +7,17 @@
 namespace traincu {
 
 struct WeightStore {
-    WeightStore(const ModelConfig& model, Dtype dtype, bool with_gradients)
-        : config(model), table(make_param_table(model)), door(table, dtype, weights, with_gradients ? &gradients : nullptr) {}
+    WeightStore(const ModelConfig& model, Dtype type, bool with_gradients)
+        : config(model), dtype(type), table(make_param_table(model)), door(table, dtype, weights, with_gradients ? &gradients : nullptr) {}
 
-    void allocate() {
-        weights.allocate();
-        gradients.allocate();
+    void allocate(const Stream& stream) {
+        weights.allocate(stream.memory());
+        gradients.allocate(stream.memory());
         door.bind();
     }
 
     ModelConfig config;
+    Dtype dtype;
     ParamTable table;
     Arena weights{"weights"}, gradients{"gradients"};
     WeightDoor door;
@@ -26,10 +27,10 @@ struct ModelInstance {
     ModelInstance(const ModelOptions& options, WeightDoor& weights, const std::string& use)
         : activations(use + " activations"), scratch(use + " scratch"), model(options, weights, activations, scratch) {}
 
-    void allocate() {
-        activations.allocate();
-        scratch.allocate();
-        model.bind();
+    void allocate(const Stream& stream) {
+        activations.allocate(stream.memory());
+        scratch.allocate(stream.memory());
+        model.bind(stream);
     }
 
     Arena activations, scratch;

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/activation.h"
 #include "kernels/classifier.h"
+#include "kernels/copy.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
@@ -25,9 +25,7 @@ Recompute recompute_named(const std::string& name) {
 
 namespace {
 
-RopeParams rope_params(const ModelConfig& c) {
-    return {c.n_head, c.n_kv_head, c.head_size, c.position == PositionKind::rope ? c.rope_theta : 0.0, c.norm_eps, c.rope_scaling};
-}
+RopeParams rope_params(const ModelConfig& c) { return {c.n_head, c.n_kv_head, c.head_size, c.norm_eps}; }
 
 }  // namespace
 
@@ -40,7 +38,7 @@ int64_t logits_rows(const ModelOptions& options) {
 Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& activations, Arena& scratch)
     : options_(options), door_(door) {
     const ModelConfig& c = options.config;
-    const Dtype type = options.dtype;
+    const Dtype type = options.dtype, statistics = statistics_of(type);
     const int64_t T = options.max_tokens, C = c.d_model;
     const bool training = options.training, layernorm = c.norm == NormKind::layernorm;
     chunk_ = logits_rows(options);
@@ -49,44 +47,53 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     activations.add(slot_.targets, "targets", Dtype::i32, {T});
     activations.add(slot_.positions, "positions", Dtype::i32, {T});
     activations.add(slot_.loss_weights, "loss_weights", Dtype::f32, {T});
+    activations.add(slot_.segment_rows, "segments", Dtype::i64, {T, 5});
+    if (training) {
+        activations.add(slot_.token_order, "token_order", Dtype::i32, {T});
+        if (c.position == PositionKind::learned) activations.add(slot_.position_order, "position_order", Dtype::i32, {T});
+    }
+    if (c.position == PositionKind::rope) activations.add(angles_, "angles", statistics, {std::max(T, options.cache_tokens), c.head_size});
     activations.add(slot_.branch, "branch", type, {T, C});
     slot_.blocks.resize(static_cast<size_t>(c.n_layer));
     for (int64_t layer = 0; layer < c.n_layer; layer++) {
         BlockSlot& s = slot_.blocks[static_cast<size_t>(layer)];
         std::string prefix = format("block.%lld.", static_cast<long long>(layer));
-        auto add = [&](bool kept, Tensor BlockSlot::*field, const char* name, std::initializer_list<int64_t> shape) {
+        auto add = [&](bool kept, Tensor BlockSlot::*field, const char* name, std::initializer_list<int64_t> shape, Dtype dtype) {
             if (layer == 0 || (training && kept))
-                activations.add(s.*field, prefix + name, type, shape);
+                activations.add(s.*field, prefix + name, dtype, shape);
             else
                 shared_.emplace_back(static_cast<size_t>(layer), field);
         };
         const bool keep_attention = !drops_attention(options.recompute), keep_mlp = !drops_mlp(options.recompute);
-        add(true, &BlockSlot::x, "x", {T, C});
-        if (layernorm) add(true, &BlockSlot::norm1_mean, "norm1_mean", {T}), add(true, &BlockSlot::norm2_mean, "norm2_mean", {T});
-        add(true, &BlockSlot::norm1_rstd, "norm1_rstd", {T});
-        add(true, &BlockSlot::norm2_rstd, "norm2_rstd", {T});
-        add(keep_attention, &BlockSlot::norm1_out, "norm1_out", {T, C});
-        add(keep_attention, &BlockSlot::qkv, "qkv", {T, c.qkv_width()});
+        add(true, &BlockSlot::x, "x", {T, C}, type);
+        if (layernorm)
+            add(true, &BlockSlot::norm1_mean, "norm1_mean", {T}, statistics),
+                add(true, &BlockSlot::norm2_mean, "norm2_mean", {T}, statistics);
+        add(true, &BlockSlot::norm1_rstd, "norm1_rstd", {T}, statistics);
+        add(true, &BlockSlot::norm2_rstd, "norm2_rstd", {T}, statistics);
+        add(keep_attention, &BlockSlot::norm1_out, "norm1_out", {T, C}, type);
+        add(keep_attention, &BlockSlot::qkv, "qkv", {T, c.qkv_width()}, type);
         if (c.qk_norm) {
-            add(keep_attention, &BlockSlot::qk, "qk", {T, c.q_width() + c.kv_width()});
-            add(keep_attention, &BlockSlot::qk_rstd, "qk_rstd", {T, c.n_head + c.n_kv_head});
+            add(keep_attention, &BlockSlot::qk, "qk", {T, c.q_width() + c.kv_width()}, type);
+            add(keep_attention, &BlockSlot::qk_rstd, "qk_rstd", {T, c.n_head + c.n_kv_head}, statistics);
         }
-        add(keep_attention, &BlockSlot::attention_out, "attention_out", {T, c.q_width()});
-        add(keep_attention, &BlockSlot::lse, "lse", {T, c.n_head});
-        add(options.recompute != Recompute::block, &BlockSlot::x_mid, "x_mid", {T, C});
-        add(keep_mlp, &BlockSlot::norm2_out, "norm2_out", {T, C});
-        add(keep_mlp, &BlockSlot::fc, "fc", {T, c.fc_width()});
-        add(keep_mlp, &BlockSlot::act, "act", {T, c.d_ff});
+        add(keep_attention, &BlockSlot::attention_out, "attention_out", {T, c.q_width()}, type);
+        add(keep_attention, &BlockSlot::lse, "lse", {T, c.n_head}, statistics);
+        add(options.recompute != Recompute::block, &BlockSlot::x_mid, "x_mid", {T, C}, type);
+        add(keep_mlp, &BlockSlot::norm2_out, "norm2_out", {T, C}, type);
+        add(keep_mlp, &BlockSlot::fc, "fc", {T, c.fc_width()}, type);
+        add(keep_mlp, &BlockSlot::act, "act", {T, c.d_ff}, type);
         if (options.cache_tokens > 0) {
             activations.add(s.cache.k, prefix + "cache_k", type, {options.cache_tokens, c.kv_width()});
             activations.add(s.cache.v, prefix + "cache_v", type, {options.cache_tokens, c.kv_width()});
         }
     }
     activations.add(slot_.head.x, "head.x", type, {T, C});
-    if (layernorm) activations.add(slot_.head.mean, "head.mean", type, {T});
-    activations.add(slot_.head.rstd, "head.rstd", type, {T});
+    if (layernorm) activations.add(slot_.head.mean, "head.mean", statistics, {T});
+    activations.add(slot_.head.rstd, "head.rstd", statistics, {T});
     activations.add(slot_.head.norm_out, "head.norm_out", type, {T, C});
-    activations.add(slot_.head.losses, "head.losses", type, {T});
+    activations.add(slot_.head.losses, "head.losses", statistics, {T});
+    activations.add(slot_.head.loss_sum, "head.loss_sum", Dtype::f64, {1});
     scratch.add(logits_, "logits", type, {chunk_, c.padded_vocab()});
     if (!training) return;
 
@@ -102,25 +109,52 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     scratch.add(d_.act, "dact", type, {T, c.d_ff});
 }
 
-void Transformer::bind() {
+void Transformer::bind(const Stream& stream) {
     const ModelConfig& c = options_.config;
     for (auto [layer, field] : shared_) slot_.blocks[layer].*field = slot_.blocks[0].*field;
+    uploads_.allocate(stream, options_.max_tokens * static_cast<int64_t>(6 * sizeof(int32_t) + sizeof(Segment)) + 256);
+    if (angles_) {
+        HostCopy angles(angles_, stream);
+        rope_angles(angles.tensor(), c.rope_theta, c.rope_scaling);
+        angles.upload();
+    }
     if (c.qk_norm) return;
     const int64_t qk_width = c.q_width() + c.kv_width();
     for (BlockSlot& s : slot_.blocks) s.qk = s.qkv.slice_cols(0, qk_width);
     if (options_.training) d_.qk = d_.qkv.slice_cols(0, qk_width);
 }
 
-void Transformer::load(const MicroBatch& batch) {
-    ENSURE(batch.T() > 0 && batch.T() <= options_.max_tokens);
-    slot_.T = batch.T();
+void Transformer::load(const MicroBatch& batch, Stream& stream) {
+    const ModelConfig& c = options_.config;
+    const int64_t T = batch.T();
+    ENSURE(T > 0 && T <= options_.max_tokens);
+    // The GPU does not look: an id outside its table would be read from somewhere else.
+    for (int32_t token : batch.tokens) ENSURE(token >= 0 && token < c.padded_vocab());
+    for (int32_t target : batch.targets) ENSURE(target >= -1 && target < c.vocab_size);
+    const int64_t positions = angles_ ? angles_.rows() : c.position == PositionKind::learned ? c.max_seq_len : INT32_MAX;
+    for (int32_t position : batch.positions) ENSURE(position >= 0 && position < positions);
+    slot_.T = T;
     slot_.segments = batch.segments;
     slot_.branch_pending = false;
-    size_t n = static_cast<size_t>(batch.T());
-    std::memcpy(slot_.tokens.data, batch.tokens.data(), n * sizeof(int32_t));
-    std::memcpy(slot_.targets.data, batch.targets.data(), n * sizeof(int32_t));
-    std::memcpy(slot_.positions.data, batch.positions.data(), n * sizeof(int32_t));
-    std::memcpy(slot_.loss_weights.data, batch.loss_weights.data(), n * sizeof(float));
+    uploads_.begin();
+    uploads_.send(view(slot_.tokens), batch.tokens.data(), stream);
+    uploads_.send(view(slot_.targets), batch.targets.data(), stream);
+    uploads_.send(view(slot_.positions), batch.positions.data(), stream);
+    uploads_.send(view(slot_.loss_weights), batch.loss_weights.data(), stream);
+    uploads_.send(segments().device, batch.segments.data(), stream);
+    auto send_order = [&](Tensor order, const std::vector<int32_t>& ids, int64_t rows) {
+        if (!order) return;
+        order_.resize(static_cast<size_t>(T));
+        sorted_order(order_, ids, rows);
+        uploads_.send(view(order), order_.data(), stream);
+    };
+    send_order(slot_.token_order, batch.tokens, c.padded_vocab());
+    send_order(slot_.position_order, batch.positions, c.max_seq_len);
+    uploads_.end(stream);
+}
+
+SegmentTable Transformer::segments() const {
+    return {slot_.segments, slot_.segment_rows.slice_rows(0, static_cast<int64_t>(slot_.segments.size()))};
 }
 
 double Transformer::attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(options_.config.head_size)); }
@@ -169,21 +203,19 @@ void Transformer::forward_attention(BlockSlot& s, const BlockTensors& w, bool wi
     const ModelConfig& c = options_.config;
     linear_forward(view(s.qkv), view(s.norm1_out), w.qkv, w.qkv_bias, stream);
     if (touches_qk(c))
-        qk_norm_rope_forward(view(s.qk), view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions), rope_params(c), stream);
+        qk_norm_rope_forward(view(s.qk), view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions), angles_, rope_params(c),
+                             stream);
     auto [q, k, v] = heads(s);
     if (s.cache.k) {  // generation: the new keys and values join those of the tokens before
         const int64_t end = slot_.cached + slot_.T;
         ENSURE(end <= s.cache.k.rows());
-        for (int64_t t = 0; t < slot_.T; t++) {
-            const size_t bytes = static_cast<size_t>(c.kv_width() * size_of(k.dtype));
-            std::memcpy(s.cache.k.slice_rows(slot_.cached + t, 1).data, k.slice_rows(t, 1).data, bytes);
-            std::memcpy(s.cache.v.slice_rows(slot_.cached + t, 1).data, v.slice_rows(t, 1).data, bytes);
-        }
+        copy(s.cache.k.slice_rows(slot_.cached, slot_.T), k, stream);
+        copy(s.cache.v.slice_rows(slot_.cached, slot_.T), v, stream);
         k = s.cache.k.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
         v = s.cache.v.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
     }
-    attention_forward(view(s.attention_out).view({slot_.T, c.n_head, c.head_size}), view(s.lse), q, k, v, slot_.segments,
-                      {attention_scale()}, stream);
+    attention_forward(view(s.attention_out).view({slot_.T, c.n_head, c.head_size}), view(s.lse), q, k, v, segments(), {attention_scale()},
+                      stream);
     if (with_output) linear_forward(view(slot_.branch), view(s.attention_out), w.attention_out, w.attention_out_bias, stream);
 }
 
@@ -226,9 +258,10 @@ void Transformer::forward_head(double loss_scale, Stream& stream) {
         linear_backward_input(s.dnorm_out.slice_rows(begin, n), logits, weight, stream);
         linear_backward_weight(door_.gradients().head.lm_head, {}, logits, hidden, options_.unit_rows, stream);
     }
+    sum(s.loss_sum, view(s.losses), stream);
 }
 
-double Transformer::loss_sum(Stream& stream) const { return sum(view(slot_.head.losses), stream); }
+void Transformer::clear_loss(Stream& stream) { zero(slot_.head.loss_sum, stream); }
 
 Tensor Transformer::logits_of_last(int64_t n, Stream& stream) {
     ENSURE(n <= chunk_ && n <= slot_.T);
@@ -292,14 +325,13 @@ void Transformer::backward_input_block(int layer, Stream& stream) {
     Tensor dqk = view(d_.qk), dqkv = view(d_.qkv);
     Tensor dq = dqk.slice_cols(0, qw).view({T, c.n_head, c.head_size}), dk = dqk.slice_cols(qw, kw).view({T, c.n_kv_head, c.head_size});
     Tensor dv = dqkv.slice_cols(qw + kw, kw).view({T, c.n_kv_head, c.head_size});
-    for (Tensor t : {dk, dv})  // accumulated by attention
-        for (int64_t row = 0; row < T; row++) std::memset(t.slice_rows(row, 1).data, 0, static_cast<size_t>(kw * size_of(t.dtype)));
+    zero(dk, stream), zero(dv, stream);  // accumulated by attention
     attention_backward(dq, dk, dv, view(d_.attention_out).view({T, c.n_head, c.head_size}),
-                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), q, k, v, slot_.segments, {attention_scale()},
+                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), q, k, v, segments(), {attention_scale()},
                        stream);
     if (touches_qk(c))
         qk_norm_rope_backward(dqkv, d.q_norm, d.k_norm, dqk, view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions),
-                              rope_params(c), options_.unit_rows, stream);
+                              angles_, rope_params(c), options_.unit_rows, stream);
     linear_backward_input(view(d_.norm_out), dqkv, w.qkv, stream);
     norm_backward(upstream_gradient(layer - 1), d.norm1, d.norm1_bias, view(d_.norm_out), view(d_.mid), view(s.x), view(s.norm1_mean),
                   view(s.norm1_rstd), w.norm1, options_.unit_rows, stream);
@@ -308,7 +340,8 @@ void Transformer::backward_input_block(int layer, Stream& stream) {
 void Transformer::backward_weight(int part, Stream& stream) {
     if (part == 0) {
         const EmbedTensors& d = door_.gradients().embed;
-        embedding_backward(d.tokens, d.positions, upstream_gradient(-1), view(slot_.tokens), view(slot_.positions), stream);
+        embedding_backward(d.tokens, d.positions, upstream_gradient(-1), view(slot_.tokens), view(slot_.positions), view(slot_.token_order),
+                           view(slot_.position_order), stream);
     } else if (part <= options_.config.n_layer) {
         backward_weight_block(part - 1, stream);
     }  // the head's were added with the loss

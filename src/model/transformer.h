@@ -15,7 +15,7 @@
 #include <string>
 
 #include "src/base/arena.h"
-#include "src/device/stream.h"
+#include "src/device/transfer.h"
 #include "src/model/batch.h"
 #include "src/model/weights.h"
 
@@ -41,13 +41,13 @@ struct KvCache {
 
 struct BlockSlot {
     Tensor x;                       // (T,C) the residual stream at the block's input
-    Tensor norm1_mean, norm1_rstd;  // (T)
+    Tensor norm1_mean, norm1_rstd;  // (T); these, and what is noted as such below, are of the statistics' type (src/base/dtype.h)
     Tensor norm1_out;               // (T,C)
     Tensor qkv;                     // (T,(NH+2*NKV)*HS); without QK-norm its q and k columns are rotated in place
-    Tensor qk, qk_rstd;             // (T,(NH+NKV)*HS), (T,NH+NKV): q and k after QK-norm and rotation; a view of qkv without QK-norm
-    Tensor attention_out, lse;      // (T,NH*HS), (T,NH)
-    Tensor x_mid;                   // (T,C) the stream between the halves
-    Tensor norm2_mean, norm2_rstd;  // (T)
+    Tensor qk, qk_rstd;         // (T,(NH+NKV)*HS), statistics (T,NH+NKV): q and k after QK-norm and rotation; a view of qkv without QK-norm
+    Tensor attention_out, lse;  // (T,NH*HS), statistics (T,NH)
+    Tensor x_mid;               // (T,C) the stream between the halves
+    Tensor norm2_mean, norm2_rstd;  // statistics (T)
     Tensor norm2_out;               // (T,C)
     Tensor fc;                      // (T,F) or (T,2F)
     Tensor act;                     // (T,F)
@@ -56,15 +56,18 @@ struct BlockSlot {
 
 struct HeadSlot {
     Tensor x;           // (T,C)
-    Tensor mean, rstd;  // (T)
+    Tensor mean, rstd;  // statistics (T)
     Tensor norm_out;    // (T,C)
     Tensor dnorm_out;   // (T,C) gradient of norm_out, computed with the loss (the logits are gone by the backward)
-    Tensor losses;      // (T) weight * loss of each token
+    Tensor losses;      // statistics (T): weight * loss of each token
+    Tensor loss_sum;    // (1) f64: the sum over all micro-batches since clear_loss()
 };
 
 // One micro-batch's saved activations.
 struct Slot {
     Tensor tokens, targets, positions, loss_weights;  // (T) i32, i32, i32, f32
+    Tensor token_order, position_order;               // (T) i32, for the embedding's gradient (kernels/embedding.h)
+    Tensor segment_rows;                              // (T,5) i64, on a GPU: the table below, a row each
     std::vector<Segment> segments;
     std::vector<BlockSlot> blocks;
     HeadSlot head;
@@ -85,18 +88,18 @@ struct ModelOptions {
     int64_t cache_tokens = 0;  // room of the key/value caches; 0 = none
 };
 
-// Rows of logits that exist at a time: as many as fill up to 64 MB, large enough for an efficient product, far below (T,V). A power of two, so
-// that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
+// Rows of logits that exist at a time: as many as fill up to 64 MB, large enough for an efficient product, far below (T,V). A power of two,
+// so that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
 int64_t logits_rows(const ModelOptions& options);
 
 class Transformer {
 public:
-    // Declares activations and scratch in the arenas; usable after they were allocated and bind() was called.
+    // Declares activations and scratch in the arenas; usable after they were allocated on the stream's device and bind() was called.
     Transformer(const ModelOptions& options, WeightDoor& door, Arena& activations, Arena& scratch);
-    void bind();
+    void bind(const Stream& stream);
 
-    // Copies a micro-batch's inputs into the slot.
-    void load(const MicroBatch& batch);
+    // Copies a micro-batch's inputs into the slot. Its positions are below max_tokens (or cache_tokens).
+    void load(const MicroBatch& batch, Stream& stream);
 
     // One part each: 0 = embedding, 1..L = blocks, L+1 = head. loss_scale: 1 / (loss tokens of the whole optimizer step).
     void forward(int part, double loss_scale, Stream& stream);
@@ -104,9 +107,10 @@ public:
     void backward_input(int part, Stream& stream);
     void backward_weight(int part, Stream& stream);
 
-    // Sum over the micro-batch of weight * loss, after the head's forward.
-    double loss_sum(Stream& stream) const;
-    // Loss of each token (T), after the head's forward.
+    // (1) f64: the sum of weight * loss over the micro-batches whose head was computed since clear_loss().
+    Tensor loss_sum() const { return slot_.head.loss_sum; }
+    void clear_loss(Stream& stream);
+    // Loss of each token (T), statistics, after the head's forward.
     Tensor losses() const { return view(slot_.head.losses); }
     // Logits (n,V) of the last n tokens of the slot, n <= the chunk size, after forward() of all blocks: for generation.
     Tensor logits_of_last(int64_t n, Stream& stream);
@@ -136,7 +140,12 @@ private:
     ModelOptions options_;
     WeightDoor& door_;
     Slot slot_;
+    SegmentTable segments() const;
+
     int64_t chunk_ = 0;  // logits_rows()
+    Uploads uploads_;
+    std::vector<int32_t> order_;  // (T) on its way to the slot
+    Tensor angles_;               // (max position + 1, HS) statistics, where positions are rotary (kernels/rope.h)
     // What is not kept for the backward shares the first block's memory: every block overwrites it.
     std::vector<std::pair<size_t, Tensor BlockSlot::*>> shared_;
 

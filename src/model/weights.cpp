@@ -63,7 +63,7 @@ ModelTensors carve(const ParamTable& table, Tensor flat) {
 WeightDoor::WeightDoor(const ParamTable& table, Dtype dtype, Arena& weight_arena, Arena* gradient_arena)
     : table_(table), holders_(static_cast<size_t>(table.n_parts)) {
     weight_arena.add(flat_weights_, "weights", dtype, {table.flat_size});
-    if (gradient_arena) gradient_arena->add(flat_gradients_, "gradients", dtype, {table.flat_size});
+    if (gradient_arena) gradient_arena->add(flat_gradients_, "gradients", statistics_of(dtype), {table.flat_size});
 }
 
 void WeightDoor::bind() {

@@ -39,7 +39,8 @@ struct ModelTensors {
 class WeightDoor {
 public:
     // Declares one flat array in each arena; the tensors are usable after both are allocated and bind() was called.
-    // Without a gradient arena the door serves inference.
+    // Without a gradient arena the door serves inference. Gradients are of the statistics' type (src/base/dtype.h): f32 beside bf16
+    // weights.
     WeightDoor(const ParamTable& table, Dtype dtype, Arena& weight_arena, Arena* gradient_arena);
     void bind();
 

@@ -1,67 +1,47 @@
 #include "src/optim/guard.h"
 
-#include <cmath>
-
-#include "src/base/error.h"
+#include <algorithm>
+#include <vector>
 
 namespace traincu {
 
-namespace {
-
-// Standard deviations of x above the window's mean; computed from the values each time, so no error builds up.
-double zscore(const std::deque<double>& window, double x) {
-    double mean = 0, variance = 0, n = static_cast<double>(window.size());
-    for (double v : window) mean += v;
-    mean /= n;
-    for (double v : window) variance += (v - mean) * (v - mean);
-    double deviation = std::sqrt(variance / n);
-    return deviation > 0 ? (x - mean) / deviation : 0;
-}
-
-}  // namespace
-
-std::string Guard::judge(double loss, double grad_norm) {
-    std::string reason;
-    const bool finite = std::isfinite(loss) && std::isfinite(grad_norm);
-    if (!finite) {
-        reason = std::isfinite(loss) ? format("gradient norm is %f", grad_norm) : format("loss is %f", loss);
-    } else if (limit_ > 0 && losses_.size() == window_) {
-        double z_loss = zscore(losses_, loss), z_norm = zscore(norms_, grad_norm);
-        if (z_loss > limit_)
-            reason = format("loss %.1f sigma above the last %zu steps", z_loss, window_);
-        else if (z_norm > limit_)
-            reason = format("gradient norm %.1f sigma above the last %zu steps", z_norm, window_);
+std::string skip_reason(const GuardState& s) {
+    switch (s.verdict) {
+        case Verdict::accepted:
+            return "";
+        case Verdict::loss_not_finite:
+            return format("loss is %f", s.loss);
+        case Verdict::norm_not_finite:
+            return format("gradient norm is %f", s.norm);
+        case Verdict::loss_spike:
+            return format("loss %.1f sigma above the last %lld steps", s.z, static_cast<long long>(GuardState::window));
+        case Verdict::norm_spike:
+            return format("gradient norm %.1f sigma above the last %lld steps", s.z, static_cast<long long>(GuardState::window));
     }
-    consecutive_nonfinite_ = finite ? 0 : consecutive_nonfinite_ + 1;
-    if (!reason.empty()) {
-        skipped_++;
-        if (finite && ++consecutive_skips_ > level_shift_) losses_.clear(), norms_.clear(), consecutive_skips_ = 0;
-        return reason;
-    }
-    consecutive_skips_ = 0;
-    losses_.push_back(loss), norms_.push_back(grad_norm);
-    if (losses_.size() > window_) losses_.pop_front(), norms_.pop_front();
-    return "";
+    return "unknown verdict";
 }
 
-nlohmann::ordered_json Guard::state() const {
-    return {{"losses", losses_},
-            {"norms", norms_},
-            {"skipped", skipped_},
-            {"consecutive_skips", consecutive_skips_},
-            {"consecutive_nonfinite", consecutive_nonfinite_}};
+nlohmann::ordered_json guard_to_json(const GuardState& s) {
+    return {{"losses", std::vector<double>(s.losses, s.losses + s.filled)},
+            {"norms", std::vector<double>(s.norms, s.norms + s.filled)},
+            {"skipped", s.skipped},
+            {"consecutive_skips", s.consecutive_skips},
+            {"consecutive_nonfinite", s.consecutive_nonfinite}};
 }
 
-void Guard::restore(const nlohmann::ordered_json& state) {
-    losses_ = state.at("losses").get<std::deque<double>>();
-    norms_ = state.at("norms").get<std::deque<double>>();
-    if (losses_.size() != norms_.size() || losses_.size() > window_)
+GuardState guard_from_json(const nlohmann::ordered_json& json) {
+    GuardState s;
+    const auto losses = json.at("losses").get<std::vector<double>>(), norms = json.at("norms").get<std::vector<double>>();
+    if (losses.size() != norms.size() || losses.size() > static_cast<size_t>(GuardState::window))
         throw Error(ExitCode::checkpoint,
-                    format("the checkpoint's window of accepted steps has %zu losses and %zu norms, not as many of both and at most %zu",
-                           losses_.size(), norms_.size(), window_),
+                    format("the checkpoint's window of accepted steps has %zu losses and %zu norms, not as many of both and at most %lld",
+                           losses.size(), norms.size(), static_cast<long long>(GuardState::window)),
                     "use another checkpoint");
-    skipped_ = state.at("skipped"), consecutive_skips_ = state.at("consecutive_skips"),
-    consecutive_nonfinite_ = state.at("consecutive_nonfinite");
+    std::copy(losses.begin(), losses.end(), s.losses), std::copy(norms.begin(), norms.end(), s.norms);
+    s.filled = static_cast<int64_t>(losses.size());
+    s.skipped = json.at("skipped"), s.consecutive_skips = json.at("consecutive_skips"),
+    s.consecutive_nonfinite = json.at("consecutive_nonfinite");
+    return s;
 }
 
 }  // namespace traincu

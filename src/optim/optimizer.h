@@ -1,35 +1,47 @@
-// The optimizer: global gradient norm, clipping, and AdamW over the parameter table.
+// The optimizer: global gradient norm, guard, clipping, and AdamW over the parameter table. Nothing in a step waits for the host.
 #pragma once
 
 #include "kernels/adamw.h"
 #include "src/base/arena.h"
+#include "src/device/transfer.h"
 #include "src/model/params.h"
 
 namespace traincu {
 
 class Optimizer {
 public:
-    // hyper: everything but lr, grad_scale and step, which update() gets; weight decay applies to the rows that decay.
-    Optimizer(const ParamTable& table, Dtype dtype, const AdamwParams& hyper, Arena& arena);
+    // weights: the type that the model computes with. Where it is bf16, the optimizer keeps master weights in f32, and updates both.
+    // moments: f32 (f64 beside f64 weights) or bf16. hyper: everything but lr; weight decay applies to the rows that decay.
+    // Declares its tensors in the arena; usable after that was allocated and bind() was called.
+    Optimizer(const ParamTable& table, Dtype weights, const AdamwParams& hyper, Arena& arena, Dtype moments = Dtype::f32);
+    void bind(const Stream& stream);
 
-    // Euclidean norm of all gradients.
-    static double global_norm(Tensor flat_gradients, Stream& stream);
-    // The factor that brings a norm down to the limit; 1 below it or for limit 0.
-    static double clip_factor(double norm, double limit) { return limit > 0 && norm > limit ? limit / norm : 1.0; }
+    // Norm, guard, clip, and if the guard accepts one AdamW step on all rows. loss_sum: (1) f64, see GuardParams::loss_scale.
+    void step(Tensor flat_weights, Tensor flat_gradients, Tensor loss_sum, double lr, const GuardParams& guard, Stream& stream);
 
-    // One AdamW step on all rows. grad_scale is the clip factor.
-    void update(Tensor flat_weights, Tensor flat_gradients, double lr, double grad_scale, Stream& stream);
+    // The weights that are updated and saved: the masters, or where there are none the model's own.
+    Tensor master(Tensor flat_weights) const { return master_ ? master_ : flat_weights; }
+    // The model's weights become the masters', rounded: after the masters were filled.
+    void publish_master(Tensor flat_weights, Stream& stream) const;
 
-    Tensor m() const { return m_; }  // (flat_size)
-    Tensor v() const { return v_; }
-    int64_t steps() const { return steps_; }  // accepted updates so far: AdamW's own counter
-    void set_steps(int64_t steps) { steps_ = steps; }
+    Tensor m() const { return m_; }                      // (flat_size)
+    Tensor v() const { return v_; }                      // (flat_size)
+    Tensor guard_state() const { return guard_state_; }  // a GuardState; its adam_steps is AdamW's own counter
+    GuardState read_guard(const Stream& stream) const {  // the host waits for it
+        GuardState state;
+        stream.download(&state, guard_state_);
+        return state;
+    }
+    void write_guard(const GuardState& state, const Stream& stream) { stream.upload(guard_state_, &state); }
 
 private:
     const ParamTable& table_;
     AdamwParams hyper_;
-    Tensor m_, v_;
-    int64_t steps_ = 0;
+    Tensor master_, m_, v_;
+    Tensor guard_state_;
+    Tensor grad_squares_;  // (1) f64
+    Tensor ranges_;        // (R,2) i64: what decays
+    std::vector<int64_t> host_ranges_;
 };
 
 }  // namespace traincu

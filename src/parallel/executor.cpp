@@ -2,15 +2,19 @@
 
 namespace traincu {
 
-double Executor::run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream,
-                     const std::function<void(double)>& optimizer) {
-    const double tokens = static_cast<double>(batch.loss_tokens > 0 ? batch.loss_tokens : 1);
-    const int head = model_.n_parts() - 1;
-    double loss_sum = 0;
+double Executor::mean_loss(const StepBatch& batch, Stream& stream) const {
+    double sum = 0;
+    stream.download(&sum, model_.loss_sum());
+    return sum * loss_scale(batch);
+}
+
+void Executor::run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream,
+                   const std::function<void()>& optimizer) {
+    model_.clear_loss(stream);
     for (const Instruction& i : schedule) {
         switch (i.op) {
             case Op::load:
-                model_.load(batch.micro_batches[static_cast<size_t>(i.micro_batch)]);
+                model_.load(batch.micro_batches[static_cast<size_t>(i.micro_batch)], stream);
                 break;
             case Op::prefetch:
                 door_.prefetch(i.part);
@@ -22,8 +26,7 @@ double Executor::run(const std::vector<Instruction>& schedule, const StepBatch& 
                 door_.release(i.part);
                 break;
             case Op::forward:
-                model_.forward(i.part, 1.0 / tokens, stream);
-                if (i.part == head) loss_sum += model_.loss_sum(stream);
+                model_.forward(i.part, loss_scale(batch), stream);
                 break;
             case Op::recompute:
                 model_.recompute(i.part, stream);
@@ -38,11 +41,10 @@ double Executor::run(const std::vector<Instruction>& schedule, const StepBatch& 
                 door_.commit(i.part, i.last);
                 break;
             case Op::optimizer:
-                if (optimizer) optimizer(loss_sum / tokens);
+                if (optimizer) optimizer();
                 break;
         }
     }
-    return loss_sum / tokens;
 }
 
 }  // namespace traincu

@@ -13,11 +13,13 @@ class Executor {
 public:
     Executor(Transformer& model, WeightDoor& door) : model_(model), door_(door) {}
 
-    // Runs the instructions over the step's micro-batches. Gradients are those of the mean loss over the step's loss tokens, and are added
-    // to what the gradient arena holds. `optimizer` is called for the optimizer instruction, with the mean loss.
-    // Returns the mean loss per loss token.
-    double run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream,
-               const std::function<void(double)>& optimizer = {});
+    // Runs the instructions over the step's micro-batches (on a GPU: puts them in line). Gradients are those of the mean loss over the
+    // step's loss tokens, and are added to what the gradient arena holds. `optimizer` is called for the optimizer instruction. The sum of
+    // the losses is in the model's loss_sum().
+    void run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream, const std::function<void()>& optimizer = {});
+
+    // Mean loss per loss token of the batch that was run last. The host waits for it.
+    double mean_loss(const StepBatch& batch, Stream& stream) const;
 
 private:
     Transformer& model_;

@@ -90,7 +90,7 @@ public:
         const ParamTable table = make_param_table(c_);
         add(Kernel::clear, {table.flat_size}, CostGroup::optimizer, "gradients");
         add(Kernel::sum_squares, {table.flat_size}, CostGroup::optimizer, "gradients");
-        for (const ParamRow& row : table.rows) add(Kernel::adamw, {row.numel()}, CostGroup::optimizer, row.name.c_str());
+        add(Kernel::adamw, {table.flat_size}, CostGroup::optimizer, "all weights");
     }
 
 private:

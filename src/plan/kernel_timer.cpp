@@ -8,6 +8,7 @@
 #include "kernels/activation.h"
 #include "kernels/adamw.h"
 #include "kernels/classifier.h"
+#include "kernels/copy.h"
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
@@ -43,9 +44,15 @@ KernelTimer::KernelTimer(int64_t footprint) {
     const int64_t half = pool_bytes / 2 / 4;
     arena_.add(inputs_.memory, "inputs", Dtype::f32, {half});
     arena_.add(outputs_.memory, "outputs", Dtype::f32, {half});
+    arena_.add(total_, "total", Dtype::f64, {1});
+    arena_.add(guard_state_, "guard state", Dtype::f64, {guard_state_size});
+    arena_.add(ranges_, "decay ranges", Dtype::i64, {1, 2});
     arena_.allocate();
+    GuardState& guard = guard_state_of(guard_state_);
+    guard.adam_steps = 1, guard.clip = 1;
     inputs_.limit = outputs_.limit = std::min(half, footprint / 2 / 4);
     fill(inputs_.memory, half, -0.5f);
+    fill(outputs_.memory, half, 0);  // a page that is touched for the first time costs more than a kernel
 }
 
 // The next tensor of the ring, on a cache line of its own. One that is larger than the limit gets its room anyway.
@@ -77,6 +84,8 @@ void KernelTimer::prepare(const KernelCall& call) {
         case Kernel::rope_backward:
             positions_.resize(rows);
             for (size_t i = 0; i < rows; i++) positions_[i] = static_cast<int32_t>(static_cast<int64_t>(i) % position_rows(call.sizes[1]));
+            order_.resize(rows);  // the GPU's alone
+            angles_.assign(static_cast<size_t>(position_rows(call.sizes[1]) * call.sizes[3]), 0.5f);
             break;
         case Kernel::attention_forward:
         case Kernel::attention_backward:
@@ -94,6 +103,7 @@ void KernelTimer::run(const KernelCall& call) {
     constexpr int64_t unit = 256;  // as in training (ModelOptions)
     const auto [N, width, third, fourth, fifth, sixth] = call.sizes;
     const Tensor ids(ids_.data(), Dtype::i32, {N}), positions(positions_.data(), Dtype::i32, {N}), ones(ones_.data(), Dtype::f32, {N});
+    const Tensor order(order_.data(), Dtype::i32, {N});
     switch (call.kernel) {
         case Kernel::embedding_forward:
             embedding_forward(out({N, width}), ids, positions, in({third, width}), fourth ? in({position_rows(width), width}) : Tensor(),
@@ -101,7 +111,7 @@ void KernelTimer::run(const KernelCall& call) {
             break;
         case Kernel::embedding_backward:
             embedding_backward(out({third, width}), fourth ? out({position_rows(width), width}) : Tensor(), in({N, width}), ids, positions,
-                               stream_);
+                               order, order, stream_);
             break;
         case Kernel::norm_forward: {
             const Tensor mean = third ? out({N}) : Tensor(), bias = third ? in({width}) : Tensor();
@@ -128,19 +138,20 @@ void KernelTimer::run(const KernelCall& call) {
         case Kernel::rope_backward: {
             const int64_t NH = width, NKV = third, HS = fourth, qk_width = (NH + NKV) * HS, qkv_width = (NH + 2 * NKV) * HS;
             const bool qk_norm = fifth;
-            const RopeParams params{NH, NKV, HS, sixth ? 10000.0 : 0.0, 1e-5};
+            const RopeParams params{NH, NKV, HS, 1e-5};
+            const Tensor angles = sixth ? Tensor(angles_.data(), Dtype::f32, {position_rows(width), HS}) : Tensor();
             Tensor rstd, q_weight, k_weight, dq_weight, dk_weight;
             if (qk_norm) q_weight = in({HS}), k_weight = in({HS}), dq_weight = out({HS}), dk_weight = out({HS});
             if (call.kernel == Kernel::rope_forward) {  // without QK-norm in place
                 const Tensor qkv = qk_norm ? in({N, qkv_width}) : out({N, qkv_width});
                 if (qk_norm) rstd = out({N, NH + NKV});
                 qk_norm_rope_forward(qk_norm ? out({N, qk_width}) : qkv.slice_cols(0, qk_width), rstd, qkv, q_weight, k_weight, positions,
-                                     params, stream_);
+                                     angles, params, stream_);
             } else {
                 const Tensor dqkv = out({N, qkv_width});
                 if (qk_norm) rstd = in({N, NH + NKV});
                 qk_norm_rope_backward(dqkv, dq_weight, dk_weight, qk_norm ? in({N, qk_width}) : dqkv.slice_cols(0, qk_width), rstd,
-                                      in({N, qkv_width}), q_weight, k_weight, positions, params, unit, stream_);
+                                      in({N, qkv_width}), q_weight, k_weight, positions, angles, params, unit, stream_);
             }
             break;
         }
@@ -151,14 +162,15 @@ void KernelTimer::run(const KernelCall& call) {
                 return qkv.slice_cols(begin * HS, count * HS).view({N, count, HS});
             };
             const AttentionParams params{1.0 / std::sqrt(static_cast<double>(HS))};
+            const SegmentTable segments{segments_, {}};
             const Tensor qkv = in({N, q_width + 2 * kv_width}), q = heads(qkv, 0, NH), k = heads(qkv, NH, NKV),
                          v = heads(qkv, NH + NKV, NKV);
             if (call.kernel == Kernel::attention_forward) {
-                attention_forward(out({N, NH, HS}), out({N, NH}), q, k, v, segments_, params, stream_);
+                attention_forward(out({N, NH, HS}), out({N, NH}), q, k, v, segments, params, stream_);
             } else {
                 const Tensor d = out({N, q_width + 2 * kv_width});
                 attention_backward(heads(d, 0, NH), heads(d, NH, NKV), heads(d, NH + NKV, NKV), in({N, NH, HS}), in({N, NH, HS}),
-                                   in({N, NH}), q, k, v, segments_, params, stream_);
+                                   in({N, NH}), q, k, v, segments, params, stream_);
             }
             break;
         }
@@ -182,20 +194,19 @@ void KernelTimer::run(const KernelCall& call) {
         case Kernel::adamw: {
             AdamwParams params;
             params.lr = 1e-4;
-            adamw_update(out({N}), out({N}), out({N}), in({N}), params, stream_);
+            *ranges_.as<int64_t>() = N;
+            adamw_update(out({N}), {}, out({N}), out({N}), in({N}), ranges_, guard_state_, params, stream_);
             break;
         }
         case Kernel::sum_squares:
-            sum_squares(in({N}), stream_);
+            sum_squares(total_, in({N}), stream_);
             break;
         case Kernel::sum:
-            sum(in({N}), stream_);
+            sum(total_, in({N}), stream_);
             break;
-        case Kernel::clear: {
-            const Tensor t = out({N});
-            std::memset(t.data, 0, static_cast<size_t>(t.bytes()));
+        case Kernel::clear:
+            zero(out({N}), stream_);
             break;
-        }
     }
 }
 

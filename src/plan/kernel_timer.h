@@ -36,8 +36,9 @@ private:
 
     Arena arena_{"kernel timing"};
     Ring inputs_, outputs_;
-    std::vector<int32_t> ids_, positions_;
-    std::vector<float> ones_;
+    Tensor total_, guard_state_, ranges_;
+    std::vector<int32_t> ids_, positions_, order_;
+    std::vector<float> ones_, angles_;
     std::vector<Segment> segments_;
     Stream stream_;
 };

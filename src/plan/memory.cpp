@@ -19,6 +19,8 @@ int64_t available_memory() {
     return bytes;
 }
 
+int64_t available_memory(const Stream& stream) { return stream.on_gpu() ? gpu::device_info().free_memory : available_memory(); }
+
 int64_t total_bytes(const std::vector<const Arena*>& arenas) {
     int64_t total = 0;
     for (const Arena* arena : arenas) total += arena->bytes();
@@ -52,8 +54,7 @@ int64_t parse_bytes(const std::string& text, const char* flag) {
     return static_cast<int64_t>(bytes);
 }
 
-void check_fits(const std::vector<const Arena*>& arenas) {
-    const int64_t available = available_memory();
+void check_fits(const std::vector<const Arena*>& arenas, int64_t available) {
     if (available == 0 || total_bytes(arenas) <= available) return;
     std::string account;
     for (const Arena* arena : arenas)

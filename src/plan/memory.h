@@ -6,12 +6,14 @@
 
 #include <nlohmann/json.hpp>
 
-#include "src/base/arena.h"
+#include "src/device/stream.h"
 
 namespace traincu {
 
 // Memory that can still be used on this machine (MemAvailable, and the container's limit where there is one), in bytes; 0 if unknown.
 int64_t available_memory();
+// The same for what arenas of the stream's device are allocated from.
+int64_t available_memory(const Stream& stream);
 
 int64_t total_bytes(const std::vector<const Arena*>& arenas);
 
@@ -23,6 +25,6 @@ nlohmann::ordered_json memory_json(const std::vector<const Arena*>& arenas);
 int64_t parse_bytes(const std::string& text, const char* flag);
 
 // Error(memory) with the account by arena if they do not fit.
-void check_fits(const std::vector<const Arena*>& arenas);
+void check_fits(const std::vector<const Arena*>& arenas, int64_t available);
 
 }  // namespace traincu

@@ -17,20 +17,21 @@ std::string sealed(std::string_view text) {
 // What a run has when it resumes; made once.
 struct ResumingRun {
     ResumingRun() : weights(smallest("gpt2"), Dtype::f32, false), optimizer(weights.table, Dtype::f32, {}, arena) {
-        weights.allocate();
+        weights.allocate(stream);
         arena.allocate();
+        optimizer.bind(stream);
         put_file("data.bin", packed(20240520, 1, 40) + std::string(1012 + 80, '\0'));
         LoaderConfig config;
         config.shards = {scratch_folder() + "/data.bin"};
         config.seq_len = 3, config.vocab_size = 50257;
         loader = std::make_unique<Loader>(config);
     }
-    RunState state() { return {0, 0, loader.get(), &weights, &optimizer, &guard}; }
+    RunState state() { return {0, 0, loader.get(), &weights, &optimizer, &stream}; }
 
     WeightStore weights;
     Arena arena{"optimizer"};
     Optimizer optimizer;
-    Guard guard{6};
+    Stream stream;
     std::unique_ptr<Loader> loader;
 };
 ResumingRun& resuming_run() {
@@ -48,7 +49,9 @@ std::string valid_manifest() {
     RealIo io;
     RunState state = resuming_run().state();
     state.step = 3;
-    resuming_run().guard.judge(2.5, 1.0);
+    GuardState guard = resuming_run().optimizer.read_guard(Stream());
+    guard.losses[0] = 2.5, guard.norms[0] = 1.0, guard.filled = 1;
+    resuming_run().optimizer.write_guard(guard, Stream());
     const std::string path = save_run_state(io, {run, nullptr, {}}, state, Options());
     const std::string text = content_of(path + "/manifest.json");
     return text.substr(0, text.rfind(hash_lead));

@@ -29,10 +29,10 @@ TEST_SUITE("golden") {
                 CAPTURE(rows);
                 WeightStore weights(config, Dtype::f32, false);
                 ForwardPass pass(weights, rows * T);
-                weights.allocate(), pass.allocate();
+                Stream stream;
+                weights.allocate(stream), pass.allocate(stream);
                 load_weights(weights, golden);
                 ChoiceScorer scorer(pass, examples, "set", T, 0);
-                Stream stream;
                 const std::vector<double> losses = scorer.completion_losses(stream);
                 size_t at = 0;
                 for (const auto& answers : expected["losses"])

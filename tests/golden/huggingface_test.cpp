@@ -26,14 +26,14 @@ std::vector<float> logits_of(const std::string& model, const std::vector<int32_t
     ModelOptions options;
     options.config = found.config, options.max_tokens = T, options.training = false;
     ModelInstance instance(options, weights.door, "test");
-    weights.allocate(), instance.allocate();
+    Stream stream;
+    weights.allocate(stream), instance.allocate(stream);
     load_model(found, weights.table, weights.door.flat_weights());
     MicroBatch batch;
     batch.tokens = tokens, batch.targets.assign(tokens.size(), -1), batch.loss_weights.assign(tokens.size(), 0);
     for (int32_t t = 0; t < T; t++) batch.positions.push_back(t);
     batch.segments = {{0, T, 0, T, 0}};
-    Stream stream;
-    instance.model.load(batch);
+    instance.model.load(batch, stream);
     for (int part = 0; part + 1 < instance.model.n_parts(); part++) {
         weights.door.acquire(part);
         instance.model.forward(part, 0, stream);
@@ -177,7 +177,7 @@ TEST_SUITE("golden") {
             ModelConfig config = small;
             config.vocab_size = tokenizer->vocab_size();
             WeightStore weights(config, Dtype::f32, false);
-            weights.allocate();
+            weights.allocate(Stream());
             const Tensor flat = weights.door.flat_weights();
             init_weights(flat, weights.table, 3);
             const Random random{5, RandomStream::init};

@@ -17,18 +17,30 @@ Stream stream;
 AdamwParams params_of_step(int64_t step) {
     AdamwParams p;
     p.lr = 1e-2 / static_cast<double>(step), p.beta1 = 0.9, p.beta2 = 0.95, p.eps = 1e-8, p.weight_decay = 0.1;
-    p.grad_scale = 0.37, p.step = step;
     return p;
+}
+
+// The guard's word on an accepted step.
+Tensor accepted(Pool& pool, int64_t step, double clip = 0.37) {
+    Tensor state = pool.zeros(Dtype::f64, {guard_state_size});
+    guard_state_of(state).adam_steps = step, guard_state_of(state).clip = clip;
+    return state;
+}
+Tensor all_decay(Pool& pool, int64_t n) {
+    Tensor ranges = pool.zeros(Dtype::i64, {1, 2});
+    ranges.as<int64_t>()[0] = n, ranges.as<int64_t>()[1] = 1;
+    return ranges;
 }
 
 // The formula of the contract, letter by letter, in the type T.
 template <class T>
-void literal_adamw(std::vector<T>& param, std::vector<T>& m, std::vector<T>& v, const Tensor& grad, const AdamwParams& p) {
+void literal_adamw(std::vector<T>& param, std::vector<T>& m, std::vector<T>& v, const Tensor& grad, int64_t step) {
+    const AdamwParams p = params_of_step(step);
     for (size_t i = 0; i < param.size(); i++) {
-        T g = T(p.grad_scale) * T(Pool::get(grad, static_cast<int64_t>(i)));
+        T g = T(0.37) * T(Pool::get(grad, static_cast<int64_t>(i)));
         m[i] = T(p.beta1) * m[i] + (1 - T(p.beta1)) * g;
         v[i] = T(p.beta2) * v[i] + (1 - T(p.beta2)) * g * g;
-        T m_hat = m[i] / (1 - std::pow(T(p.beta1), T(p.step))), v_hat = v[i] / (1 - std::pow(T(p.beta2), T(p.step)));
+        T m_hat = m[i] / (1 - std::pow(T(p.beta1), T(step))), v_hat = v[i] / (1 - std::pow(T(p.beta2), T(step)));
         param[i] -= T(p.lr) * (m_hat / (std::sqrt(v_hat) + T(p.eps)) + T(p.weight_decay) * param[i]);
     }
 }
@@ -59,9 +71,9 @@ TEST_SUITE("adamw") {
                 std::vector<float> naive = values<float>(param), naive_m(naive.size()), naive_v(naive.size());
                 for (int64_t step = 1; step <= 10; step++) {
                     Tensor grad = pool.normal(dtype, {n}, 1e-3);
-                    adamw_update(param, m, v, grad, params_of_step(step), stream);
-                    literal_adamw(exact, exact_m, exact_v, grad, params_of_step(step));
-                    literal_adamw(naive, naive_m, naive_v, grad, params_of_step(step));
+                    adamw_update(param, {}, m, v, grad, all_decay(pool, n), accepted(pool, step), params_of_step(step), stream);
+                    literal_adamw(exact, exact_m, exact_v, grad, step);
+                    literal_adamw(naive, naive_m, naive_v, grad, step);
                 }
                 bool wide = dtype == Dtype::f64;
                 CHECK(error_of(values<double>(param), exact) <= (wide ? 1e-14 : allowed(error_of(naive, exact), n)));
@@ -77,7 +89,7 @@ TEST_SUITE("adamw") {
         Tensor grad = pool.normal(Dtype::f32, {300});
         AdamwParams p;
         p.lr = 0.25;
-        adamw_update(param, m, v, grad, p, stream);
+        adamw_update(param, {}, m, v, grad, all_decay(pool, 300), accepted(pool, 1, 1.0), p, stream);
         for (int64_t i = 0; i < 300; i++)
             CHECK(Pool::get(param, i) == doctest::Approx(Pool::get(grad, i) > 0 ? -0.25 : 0.25).epsilon(1e-4));
     }
@@ -88,7 +100,7 @@ TEST_SUITE("adamw") {
         Tensor m = pool.zeros(Dtype::f32, {33}), v = pool.zeros(Dtype::f32, {33});
         AdamwParams p;
         p.lr = 0.125, p.weight_decay = 0.5;
-        adamw_update(param, m, v, zero, p, stream);
+        adamw_update(param, {}, m, v, zero, all_decay(pool, 33), accepted(pool, 1, 1.0), p, stream);
         CHECK(equal_bits(param, pool.filled(Dtype::f32, {33}, 1.875)));
         CHECK(equal_bits(m, zero));
         CHECK(equal_bits(v, zero));
@@ -105,7 +117,8 @@ TEST_SUITE("adamw") {
                 on_threads(threads, [&] {
                     for (int64_t begin = 0; begin < n; begin += slice) {
                         auto part = [&](const Tensor& t) { return t.slice_rows(begin, std::min(slice, n - begin)); };
-                        adamw_update(part(state[0]), part(state[1]), part(state[2]), part(grad), params_of_step(7), stream);
+                        adamw_update(part(state[0]), {}, part(state[1]), part(state[2]), part(grad), all_decay(pool, part(grad).numel()),
+                                     accepted(pool, 7), params_of_step(7), stream);
                     }
                 });
                 return state;
@@ -121,9 +134,9 @@ TEST_SUITE("adamw") {
     TEST_CASE("adamw: steps count from 1, sizes must agree") {
         Pool pool;
         Tensor x = pool.zeros(Dtype::f32, {4}), shorter = pool.zeros(Dtype::f32, {3});
-        AdamwParams p;
-        CHECK_THROWS_AS(adamw_update(x, x, x, shorter, p, stream), std::logic_error);
-        p.step = 0;
-        CHECK_THROWS_AS(adamw_update(x, x, x, x, p, stream), std::logic_error);
+        const Tensor ranges = all_decay(pool, 4), state = accepted(pool, 1), fresh = accepted(pool, 0);
+        CHECK_THROWS_AS(adamw_update(x, {}, x, x, shorter, ranges, state, {}, stream), std::logic_error);
+        CHECK_THROWS_AS(adamw_update(x, {}, x, x, x, ranges, fresh, {}, stream), std::logic_error);
+        CHECK_THROWS_AS(adamw_update(x, {}, x, x, x, all_decay(pool, 5), state, {}, stream), std::logic_error);
     }
 }

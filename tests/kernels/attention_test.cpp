@@ -76,8 +76,8 @@ struct Problem {
         out = heads(pool.poison(type, {T, A + 3}), 0, s.NH), dq = heads(pool.poison(type, {T, A + 3}), 0, s.NH);
         lse = pool.poison(type, {T, s.NH});
     }
-    void forward() { attention_forward(out, lse, q, k, v, shape.segments, {scale}, stream); }
-    void backward() { attention_backward(dq, dk, dv, dout, out, lse, q, k, v, shape.segments, {scale}, stream); }
+    void forward() { attention_forward(out, lse, q, k, v, SegmentTable{shape.segments, {}}, {scale}, stream); }
+    void backward() { attention_backward(dq, dk, dv, dout, out, lse, q, k, v, SegmentTable{shape.segments, {}}, {scale}, stream); }
     std::vector<Tensor> results() const { return {out, lse, dq, dk, dv}; }
 
     Stream stream;
@@ -307,10 +307,10 @@ TEST_SUITE("attention") {
             length = std::min<int64_t>(begin == 0 ? 90 : begin == 90 ? 1 : 64, T - begin);
             const std::vector<Segment> segment = {{0, length, 0, begin + length, begin}};
             auto rows = [&](const Tensor& t) { return t.slice_rows(begin, length); };
-            attention_forward(rows(slices.out), rows(slices.lse), rows(slices.q), slices.k, slices.v, segment, {slices.scale},
-                              slices.stream);
+            attention_forward(rows(slices.out), rows(slices.lse), rows(slices.q), slices.k, slices.v, SegmentTable{segment, {}},
+                              {slices.scale}, slices.stream);
             attention_backward(rows(slices.dq), slices.dk, slices.dv, rows(slices.dout), rows(slices.out), rows(slices.lse), rows(slices.q),
-                               slices.k, slices.v, segment, {slices.scale}, slices.stream);
+                               slices.k, slices.v, SegmentTable{segment, {}}, {slices.scale}, slices.stream);
         }
         CHECK(same_bits(slices.out, whole.out));
         CHECK(same_bits(slices.lse, whole.lse));

@@ -31,6 +31,18 @@ void add_rows(const Tensor& into, const Tensor& dout, const Tensor& ids) {
 
 }  // namespace
 
+namespace {
+
+Tensor order_of(Pool& pool, const Tensor& ids) {
+    const int32_t* id = ids.as<int32_t>();
+    const int64_t n = ids.numel(), rows = n > 0 ? *std::max_element(id, id + n) + 1 : 1;
+    Tensor order = pool.integers({n}, 1);
+    sorted_order({order.as<int32_t>(), static_cast<size_t>(n)}, {id, static_cast<size_t>(n)}, rows);
+    return order;
+}
+
+}  // namespace
+
 TEST_SUITE("embedding") {
     TEST_CASE_TEMPLATE("embedding: forward gathers rows, exactly", T, float, double) {
         Dtype dtype = DtypeOf<T>::value;
@@ -68,8 +80,8 @@ TEST_SUITE("embedding") {
                 for (int threads : {1, 2, 3}) {
                     Tensor dwte = pool.copy(before_wte, dtype), dwpe = pool.copy(before_wpe, dtype), alone = pool.copy(before_wte, dtype);
                     on_threads(threads, [&] {
-                        embedding_backward(dwte, dwpe, dout, tokens, positions, stream);
-                        embedding_backward(alone, {}, dout, tokens, {}, stream);
+                        embedding_backward(dwte, dwpe, dout, tokens, positions, order_of(pool, tokens), order_of(pool, positions), stream);
+                        embedding_backward(alone, {}, dout, tokens, {}, order_of(pool, tokens), {}, stream);
                     });
                     CHECK(equal_bits(dwte, expected_wte));
                     CHECK(equal_bits(dwpe, expected_wpe));
@@ -91,7 +103,7 @@ TEST_SUITE("embedding") {
             for (int64_t i = 0; i < out.numel(); i++) total += Pool::get(out, i) * Pool::get(dout, i);
             return total;
         };
-        embedding_backward(dwte, dwpe, dout, tokens, positions, stream);
+        embedding_backward(dwte, dwpe, dout, tokens, positions, order_of(pool, tokens), order_of(pool, positions), stream);
         CHECK(gradient_error(loss, wte, dwte) < 1e-8);
         CHECK(gradient_error(loss, wpe, dwpe) < 1e-8);
     }
@@ -104,8 +116,8 @@ TEST_SUITE("embedding") {
             Pool::set(bad, 2, id);
             CHECK_THROWS_AS(embedding_forward(out, bad, {}, wte, {}, stream), std::logic_error);
             CHECK_THROWS_AS(embedding_forward(out, good, bad, wte, wpe, stream), std::logic_error);
-            CHECK_THROWS_AS(embedding_backward(wte, {}, out, bad, {}, stream), std::logic_error);
-            CHECK_THROWS_AS(embedding_backward(wte, wpe, out, good, bad, stream), std::logic_error);
+            CHECK_THROWS_AS(embedding_backward(wte, {}, out, bad, {}, good, {}, stream), std::logic_error);
+            CHECK_THROWS_AS(embedding_backward(wte, wpe, out, good, bad, good, good, stream), std::logic_error);
         }
         CHECK(equal_bits(out, pool.zeros(Dtype::f32, {3, 8})));
     }

@@ -10,6 +10,21 @@
 using namespace traincu;
 using namespace traincu::test;
 
+namespace {
+
+double sum(const Tensor& x, Stream& stream) {
+    double total = 0;
+    sum(Tensor(&total, Dtype::f64, {1}), x, stream);
+    return total;
+}
+double sum_squares(const Tensor& x, Stream& stream) {
+    double total = 0;
+    sum_squares(Tensor(&total, Dtype::f64, {1}), x, stream);
+    return total;
+}
+
+}  // namespace
+
 TEST_SUITE("reduce") {
     TEST_CASE("reduce: sums of any size and shape, in double from both types") {
         Stream stream;

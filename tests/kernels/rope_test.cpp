@@ -14,8 +14,21 @@
 namespace traincu::test {
 namespace {
 
-const RopeParams params{3, 1, 8, 10000.0, 1e-6};  // NH, NKV, HS, theta, eps
+const RopeParams params{3, 1, 8, 1e-6};  // NH, NKV, HS, eps
 const int64_t qk_width = 4 * 8, qkv_width = 5 * 8;
+
+struct Rotation {
+    double theta = 10000;  // 0: none
+    RopeScaling scaling = {};
+    int64_t positions = 5000;
+
+    Tensor angles(Pool& pool, Dtype type, int64_t HS) const {
+        if (theta == 0) return {};
+        Tensor table = pool.poison(statistics_of(type), {positions, HS});
+        rope_angles(table, theta, scaling);
+        return table;
+    }
+};
 
 bool same_bits(const Tensor& a, const Tensor& b) {
     return a.numel() == b.numel() && std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0;
@@ -23,15 +36,17 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 
 // One call's tensors. With `normed`, the QK-norm's weights are near 1.
 struct Problem {
-    Tensor qkv, positions, q_weight, k_weight, rstd, qk, dqk, dqkv, dq_weight, dk_weight;
+    Tensor qkv, positions, angles, q_weight, k_weight, rstd, qk, dqk, dqkv, dq_weight, dk_weight;
     RopeParams p;
+    Rotation rotation;
     Stream stream;
 
-    Problem(Pool& pool, Dtype type, int64_t T, bool normed, RopeParams with = params) : p(with) {
+    Problem(Pool& pool, Dtype type, int64_t T, bool normed, RopeParams with = params, Rotation turn = {}) : p(with), rotation(turn) {
         const int64_t heads = p.n_head + p.n_kv_head, HS = p.head_size;
         qkv = pool.normal(type, {T, (heads + p.n_kv_head) * HS});
         dqk = pool.normal(type, {T, heads * HS});
-        positions = pool.integers({T}, 5000);
+        positions = pool.integers({T}, rotation.positions);
+        angles = rotation.angles(pool, type, HS);
         qk = pool.poison(type, {T, heads * HS});
         dqkv = pool.poison(type, {T, (heads + p.n_kv_head) * HS});
         if (!normed) return;
@@ -39,9 +54,9 @@ struct Problem {
         rstd = pool.poison(type, {T, heads});
         dq_weight = pool.zeros(type, {HS}), dk_weight = pool.zeros(type, {HS});
     }
-    void forward() { qk_norm_rope_forward(qk, rstd, qkv, q_weight, k_weight, positions, p, stream); }
+    void forward() { qk_norm_rope_forward(qk, rstd, qkv, q_weight, k_weight, positions, angles, p, stream); }
     void backward(int64_t unit = 0) {
-        qk_norm_rope_backward(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, p, unit, stream);
+        qk_norm_rope_backward(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, angles, p, unit, stream);
     }
 };
 
@@ -63,10 +78,12 @@ std::vector<double> naive_forward(const Problem& x) {
             for (int64_t i = 0; i < HS && weight; i++) head[static_cast<size_t>(i)] *= rstd * static_cast<R>(Pool::get(weight, i));
             for (int64_t i = 0; i < HS; i++) {
                 const int64_t pair = i % (HS / 2);
-                const double angle = Pool::get(x.positions, t) * std::pow(x.p.theta, -2.0 * double(pair) / double(HS));
+                const double angle = Pool::get(x.positions, t) * std::pow(x.rotation.theta, -2.0 * double(pair) / double(HS));
                 const R a = head[static_cast<size_t>(pair)], b = head[static_cast<size_t>(pair + HS / 2)];
                 const R cosine = static_cast<R>(std::cos(angle)), sine = static_cast<R>(std::sin(angle));
-                out.push_back(x.p.theta == 0 ? head[static_cast<size_t>(i)] : i < HS / 2 ? a * cosine - b * sine : b * cosine + a * sine);
+                out.push_back(x.rotation.theta == 0 ? head[static_cast<size_t>(i)]
+                              : i < HS / 2          ? a * cosine - b * sine
+                                                    : b * cosine + a * sine);
             }
         }
     return out;
@@ -87,14 +104,15 @@ TEST_SUITE("rope") {
     TEST_CASE("rope: known rotations, pairs half a head apart") {
         Pool pool;
         Stream stream;
-        const RopeParams p{1, 1, 4, 100.0, 0};  // wavelengths 2 pi and 20 pi
+        const RopeParams p{1, 1, 4, 0};
+        const Tensor angles = Rotation{100.0}.angles(pool, Dtype::f64, 4);  // wavelengths 2 pi and 20 pi
         Tensor qkv = pool.zeros(Dtype::f64, {3, 12}), qk = pool.poison(Dtype::f64, {3, 8}), positions = pool.integers({3}, 1);
         for (int64_t t = 0; t < 3; t++) {
             qkv.as<double>()[t * 12 + 0] = 1;  // the query: first of pair 0
             qkv.as<double>()[t * 12 + 7] = 2;  // the key: second of pair 1
         }
         positions.as<int32_t>()[1] = 1, positions.as<int32_t>()[2] = 10;
-        qk_norm_rope_forward(qk, {}, qkv, {}, {}, positions, p, stream);
+        qk_norm_rope_forward(qk, {}, qkv, {}, {}, positions, angles, p, stream);
         const double c1 = 0.5403023058681398, s1 = 0.8414709848078965, c10 = -0.8390715290764524, s10 = -0.5440211108893698;
         const double c01 = 0.9950041652780258, s01 = 0.09983341664682815;  // cos and sin of 1, 10, 0.1
         const double expected[3][8] = {
@@ -107,8 +125,8 @@ TEST_SUITE("rope") {
             for (double theta : {0.0, 10000.0, 1e6})
                 for (int64_t HS : {2, 6, 64, 128}) {
                     Pool pool, pool64;
-                    const RopeParams p{7, 1, HS, theta, 1e-6};
-                    Problem narrow(pool, Dtype::f32, 17, normed, p), wide(pool64, Dtype::f64, 17, normed, p);
+                    const RopeParams p{7, 1, HS, 1e-6};
+                    Problem narrow(pool, Dtype::f32, 17, normed, p, {theta}), wide(pool64, Dtype::f64, 17, normed, p, {theta});
                     narrow.forward(), wide.forward();
                     CHECK(distance(wide.qk, naive_forward<double>(wide)) < 1e-14);
                     const std::vector<double> truth = naive_forward<double>(narrow), naive = naive_forward<float>(narrow);
@@ -118,11 +136,11 @@ TEST_SUITE("rope") {
                 }
     }
 
-    TEST_CASE("rope: angles are right at far positions, and after the table has grown") {
+    TEST_CASE("rope: angles are right at far positions") {
         Pool pool;
-        const RopeParams p{1, 1, 32, 500000.0, 0};
+        const RopeParams p{1, 1, 32, 0};
         for (int32_t far : {3, 5, 100, 4095, 4096, 131071}) {
-            Problem x(pool, Dtype::f32, 2, false, p);
+            Problem x(pool, Dtype::f32, 2, false, p, {500000.0, {}, far + 1});
             x.positions.as<int32_t>()[0] = far, x.positions.as<int32_t>()[1] = far / 2;
             x.forward();
             CHECK(distance(x.qk, naive_forward<double>(x)) < 1e-7);
@@ -148,13 +166,12 @@ TEST_SUITE("rope") {
             CHECK(rope_frequency(i, 64, 500000, {}) == doctest::Approx(std::pow(500000.0, -double(i) / 32)).epsilon(1e-15));
     }
 
-    TEST_CASE("rope: every number of the scaling has a table of angles of its own, and the rotation follows it") {
+    TEST_CASE("rope: the rotation follows every number of the scaling") {
         Pool pool;
         Stream stream;
         const RopeScaling sets[] = {{}, {4, 1, 4, 32}, {8, 1, 4, 32}, {4, 2, 4, 32}, {4, 1, 3, 32}, {4, 1, 4, 64}, {}};
         for (const RopeScaling& scaling : sets) {
-            RopeParams p{1, 1, 16, 100.0, 0, scaling};
-            Problem x(pool, Dtype::f64, 5, false, p);
+            Problem x(pool, Dtype::f64, 5, false, {1, 1, 16, 0}, {100.0, scaling});
             x.forward();
             for (int64_t t = 0; t < 5; t++)
                 for (int64_t i = 0; i < 8; i++) {
@@ -168,13 +185,14 @@ TEST_SUITE("rope") {
     TEST_CASE("rope: the product of a query and a key depends on the distance between them alone") {
         Pool pool;
         Stream stream;
-        const RopeParams p{1, 1, 16, 10000.0, 0};
+        const RopeParams p{1, 1, 16, 0};
+        const Tensor angles = Rotation{}.angles(pool, Dtype::f64, 16);
         Tensor one = pool.normal(Dtype::f64, {1, 48}), qkv = pool.zeros(Dtype::f64, {4, 48}), qk = pool.poison(Dtype::f64, {4, 32});
         Tensor positions = pool.integers({4}, 1);
         for (int64_t t = 0; t < 4; t++) std::memcpy(qkv.slice_rows(t, 1).data, one.data, static_cast<size_t>(one.bytes()));
         const int32_t at[4] = {3, 8, 1003, 1008};
         std::copy(at, at + 4, positions.as<int32_t>());
-        qk_norm_rope_forward(qk, {}, qkv, {}, {}, positions, p, stream);
+        qk_norm_rope_forward(qk, {}, qkv, {}, {}, positions, angles, p, stream);
         auto product = [&](int64_t query, int64_t key) {
             double sum = 0;
             for (int64_t i = 0; i < 16; i++) sum += qk.as<double>()[query * 32 + i] * qk.as<double>()[key * 32 + 16 + i];
@@ -207,9 +225,7 @@ TEST_SUITE("rope") {
         for (bool normed : {false, true})
             for (double theta : {0.0, 10000.0}) {
                 Pool pool;
-                RopeParams p = params;
-                p.theta = theta;
-                Problem x(pool, Dtype::f64, 5, normed, p);
+                Problem x(pool, Dtype::f64, 5, normed, params, {theta});
                 auto loss = [&] {
                     x.forward();
                     double sum = 0;
@@ -285,7 +301,7 @@ TEST_SUITE("rope") {
         for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, 60}, {60, 140}, {140, T}}) {
             auto rows = [&, begin = begin, end = end](const Tensor& t) { return t.slice_rows(begin, end - begin); };
             qk_norm_rope_backward(rows(split.dqkv), split.dq_weight, split.dk_weight, rows(split.dqk), rows(split.rstd), rows(split.qkv),
-                                  split.q_weight, split.k_weight, rows(split.positions), params, unit, split.stream);
+                                  split.q_weight, split.k_weight, rows(split.positions), split.angles, params, unit, split.stream);
         }
         CHECK(same_bits(split.dq_weight, whole.dq_weight));
         CHECK(same_bits(split.dk_weight, whole.dk_weight));

@@ -2,6 +2,8 @@
 #include <doctest/doctest.h>
 #include <omp.h>
 
+#include <cstring>
+
 #include "tests/support/numeric.h"
 #include "tests/support/tiny_model.h"
 

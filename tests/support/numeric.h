@@ -2,12 +2,13 @@
 #pragma once
 
 #include <cmath>
-#include <deque>
+#include <cstdlib>
 #include <functional>
 #include <vector>
 
 #include "src/base/philox.h"
 #include "src/base/tensor.h"
+#include "tests/support/device.h"
 
 namespace traincu::test {
 
@@ -15,6 +16,12 @@ namespace traincu::test {
 class Pool {
 public:
     explicit Pool(uint64_t seed = 1) : seed_(seed) {}
+    ~Pool() {
+        if (!memory_.empty() && on_gpu()) test_stream().synchronize();  // a kernel may still use it
+        for (void* memory : memory_) release(memory);
+    }
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
 
     // Filled with NaN: an output that a kernel forgets to write is seen.
     Tensor poison(Dtype dtype, std::initializer_list<int64_t> shape) { return filled(dtype, shape, std::nan("")); }
@@ -46,8 +53,7 @@ public:
         ENSURE(from.contiguous());
         Tensor t = from;
         t.dtype = dtype;
-        memory_.emplace_back(static_cast<size_t>(t.bytes()) + 64);
-        t.data = memory_.back().data();
+        t.data = allocate(t.bytes());
         for (int64_t i = 0; i < t.numel(); i++) set(t, i, get(from, i));
         return t;
     }
@@ -58,6 +64,10 @@ public:
                 return t.as<double>()[i];
             case Dtype::f32:
                 return t.as<float>()[i];
+            case Dtype::bf16:
+                return bf16_to_float(t.as<bf16>()[i].bits);
+            case Dtype::i64:
+                return static_cast<double>(t.as<int64_t>()[i]);
             default:
                 return t.as<int32_t>()[i];
         }
@@ -70,6 +80,12 @@ public:
             case Dtype::f32:
                 t.as<float>()[i] = static_cast<float>(value);
                 return;
+            case Dtype::bf16:
+                t.as<bf16>()[i] = {float_to_bf16(static_cast<float>(value))};
+                return;
+            case Dtype::i64:
+                t.as<int64_t>()[i] = static_cast<int64_t>(value);
+                return;
             default:
                 t.as<int32_t>()[i] = static_cast<int32_t>(value);
                 return;
@@ -79,14 +95,26 @@ public:
 private:
     Tensor make(Dtype dtype, std::initializer_list<int64_t> shape) {
         Tensor t(nullptr, dtype, shape);
-        memory_.emplace_back(static_cast<size_t>(t.bytes()) + 64);
-        t.data = memory_.back().data();
+        t.data = allocate(t.bytes());
         return t;
+    }
+    // Memory that the host and the device of the tests both see.
+    void* allocate(int64_t bytes) {
+        void* memory = on_gpu() ? gpu::allocate_managed(bytes) : std::calloc(1, static_cast<size_t>(bytes) + 64);
+        ENSURE(memory != nullptr);
+        memory_.push_back(memory);
+        return memory;
+    }
+    static void release(void* memory) {
+        if (on_gpu())
+            gpu::release(memory);
+        else
+            std::free(memory);
     }
 
     uint64_t seed_;
     uint32_t count_ = 0;
-    std::deque<std::vector<std::byte>> memory_;
+    std::vector<void*> memory_;
 };
 
 // |a - b| / |b| in the Euclidean norm over contiguous tensors of any type; |a - b| where b is all zero. NaN in a gives NaN.

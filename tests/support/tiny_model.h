@@ -1,9 +1,10 @@
 // A small model with everything around it, for tests: weights, activations, executor, optimizer.
 #pragma once
 
-#include <cstring>
 #include <memory>
+#include <utility>
 
+#include "kernels/copy.h"
 #include "src/base/philox.h"
 #include "src/model/init.h"
 #include "src/model/instance.h"
@@ -14,16 +15,20 @@ namespace traincu::test {
 
 struct TinyModel {
     TinyModel(const ModelConfig& config, Dtype dtype, int64_t max_tokens, Recompute recompute = Recompute::none, double z_loss = 0,
-              const AdamwParams& hyper = {}, int64_t unit_rows = 256)
-        : store(config, dtype, true), optimizer(store.table, dtype, hyper, optimizer_arena), recompute_mode(recompute) {
+              const AdamwParams& hyper = {}, int64_t unit_rows = 256, Stream on = {})
+        : stream(std::move(on)),
+          store(config, dtype, true),
+          optimizer(store.table, dtype, hyper, optimizer_arena),
+          recompute_mode(recompute) {
         ModelOptions options;
         options.config = config, options.dtype = dtype, options.max_tokens = max_tokens, options.recompute = recompute,
         options.z_loss = z_loss;
         options.unit_rows = unit_rows;
         instance = std::make_unique<ModelInstance>(options, store.door, "test");
-        store.allocate();
-        optimizer_arena.allocate();
-        instance->allocate();
+        store.allocate(stream);
+        optimizer_arena.allocate(stream.memory());
+        optimizer.bind(stream);
+        instance->allocate(stream);
         executor = std::make_unique<Executor>(instance->model, store.door);
     }
 
@@ -32,34 +37,42 @@ struct TinyModel {
 
     // Mean loss; leaves the gradients in gradients().
     double loss_and_gradients(const StepBatch& batch) {
-        std::memset(gradients().data, 0, static_cast<size_t>(gradients().bytes()));
-        return executor->run(
-            training_schedule(instance->model.n_parts(), static_cast<int>(batch.micro_batches.size()), recompute_mode != Recompute::none),
-            batch, stream);
+        submit_gradients(batch);
+        return executor->mean_loss(batch, stream);
     }
     // Mean loss alone.
     double loss(const StepBatch& batch) {
         double total = 0;
         for (const MicroBatch& micro : batch.micro_batches) {
             StepBatch one{{micro}, batch.loss_tokens, batch.tokens};
-            total += executor->run(evaluation_schedule(instance->model.n_parts()), one, stream);
+            executor->run(evaluation_schedule(instance->model.n_parts()), one, stream);
+            total += executor->mean_loss(one, stream);
         }
         return total;
     }
     double train_step(const StepBatch& batch, double lr, double clip, double* norm_out = nullptr) {
-        double loss = loss_and_gradients(batch), norm = Optimizer::global_norm(gradients(), stream);
-        if (norm_out) *norm_out = norm;
-        optimizer.update(weights(), gradients(), lr, Optimizer::clip_factor(norm, clip), stream);
-        return loss;
+        submit_gradients(batch);
+        optimizer.step(weights(), gradients(), instance->model.loss_sum(), lr, {loss_scale(batch), 0, clip}, stream);
+        const GuardState state = optimizer.read_guard(stream);
+        if (norm_out) *norm_out = state.norm;
+        return state.loss;
     }
 
+    Stream stream;
     WeightStore store;
     Arena optimizer_arena{"optimizer"};
     Optimizer optimizer;
     Recompute recompute_mode;
     std::unique_ptr<ModelInstance> instance;
     std::unique_ptr<Executor> executor;
-    Stream stream;
+
+private:
+    void submit_gradients(const StepBatch& batch) {
+        zero(gradients(), stream);
+        executor->run(
+            training_schedule(instance->model.n_parts(), static_cast<int>(batch.micro_batches.size()), recompute_mode != Recompute::none),
+            batch, stream);
+    }
 };
 
 // Windows of T random tokens as segments, split into micro-batches of `rows` windows each. Targets are the next token of the window.

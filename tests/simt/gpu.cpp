@@ -1,0 +1,253 @@
+// src/device/gpu.h over the runner: memory of the host, and streams whose work is done when the host waits for it and not before. Of
+// several streams that could go on, one is drawn: only stream order and events bind them, so a forgotten event is seen.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "src/base/error.h"
+#include "src/device/gpu.h"
+#include "src/device/stream.h"
+#include "tests/simt/access.h"
+#include "tests/simt/memory.h"
+#include "tests/simt/runner.h"
+
+namespace traincu::simt {
+
+using gpu::StreamHandle;
+
+namespace {
+
+struct Mark {  // one call of record()
+    bool past = false;
+    double milliseconds = 0;
+};
+struct Work {
+    std::function<std::string()> run;  // its failure, or nothing
+    std::shared_ptr<Mark> after;       // may begin when this is past
+};
+
+std::recursive_mutex lock;  // any thread of the host may call
+std::vector<CUstream_st*> streams;
+
+double now() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+}  // namespace
+
+}  // namespace traincu::simt
+
+struct CUstream_st {
+    std::deque<traincu::simt::Work> queue;
+};
+struct CUevent_st {
+    std::shared_ptr<traincu::simt::Mark> mark;  // of the last record()
+};
+
+namespace traincu::simt {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(ExitCode::hardware, "SIMT runner: " + what); }
+
+void enqueue(StreamHandle stream, std::function<std::string()> run, std::shared_ptr<Mark> after = nullptr) {
+    ENSURE(std::find(streams.begin(), streams.end(), stream) != streams.end());
+    stream->queue.push_back({std::move(run), std::move(after)});
+}
+
+// Does work of streams drawn by chance until done(). A failure ends all of it, as it does on a card.
+template <class Done>
+void work_until(Done&& done) {
+    while (!done()) {
+        std::vector<CUstream_st*> able;
+        for (CUstream_st* stream : streams)
+            if (!stream->queue.empty() && (!stream->queue.front().after || stream->queue.front().after->past)) able.push_back(stream);
+        if (able.empty()) refuse("streams wait for one another");
+        CUstream_st* stream = able[below(static_cast<uint32_t>(able.size()))];
+        const Work work = std::move(stream->queue.front());
+        stream->queue.pop_front();
+        const std::string failure = work.run();
+        if (failure.empty()) continue;
+        for (CUstream_st* other : streams) other->queue.clear();
+        refuse(failure);
+    }
+}
+bool idle() {
+    return std::all_of(streams.begin(), streams.end(), [](const CUstream_st* stream) { return stream->queue.empty(); });
+}
+// What must not throw, since destructors call it: a failure found here comes out of the next synchronize().
+std::string failure_to_report;
+void work_until_idle() {
+    try {
+        work_until(idle);
+    } catch (const Error& error) {
+        failure_to_report = error.what();
+    }
+}
+void report_failure() {
+    if (failure_to_report.empty()) return;
+    const std::string failure = std::move(failure_to_report);
+    failure_to_report.clear();
+    throw Error(ExitCode::hardware, failure);
+}
+
+void check_range(const void* memory, int64_t bytes, const char* what) {
+    if (!of_the_runner(memory)) return;  // the host's own
+    const Allocation* allocation = find(memory);
+    const auto* begin = static_cast<const std::byte*>(memory);
+    if (!allocation || !allocation->live || begin < allocation->begin || begin + bytes > allocation->begin + allocation->bytes)
+        refuse(format("%s of %lld bytes at %s", what, static_cast<long long>(bytes), describe(memory).c_str()));
+}
+
+}  // namespace
+
+void enqueue_kernel(const void* kernel, dim3 grid, dim3 block, int64_t shared_bytes, StreamHandle stream, std::shared_ptr<void> call,
+                    int64_t call_bytes, void (*invoke)(const void*)) {
+    const std::lock_guard guard(lock);
+    const auto check = [&](bool good, const char* what) {
+        if (!good)
+            refuse(format("kernel %s: grid (%u,%u,%u), block (%u,%u,%u), %lld bytes of shared memory: %s", name_of_kernel(kernel).c_str(),
+                          grid.x, grid.y, grid.z, block.x, block.y, block.z, static_cast<long long>(shared_bytes), what));
+    };
+    check(grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0, "nothing to run");
+    check(grid.x <= 0x7FFFFFFF && grid.y <= 65535 && grid.z <= 65535, "the grid is too large");
+    check(block.x <= 1024 && block.y <= 1024 && block.z <= 64 && uint64_t{block.x} * block.y * block.z <= 1024, "the block is too large");
+    check(shared_bytes >= 0 && shared_bytes <= shared_limit, "a block can have no more than 232448 bytes");
+    const Launch launch{kernel, grid, block, shared_bytes, call.get(), call_bytes, invoke};
+    enqueue(stream, [launch, call] {
+        const DeviceAccess access;
+        return run(launch);
+    });
+}
+
+}  // namespace traincu::simt
+
+namespace traincu::gpu {
+
+using namespace simt;
+
+std::string unusable() { return ""; }
+const DeviceInfo& device_info() {
+    static const DeviceInfo info = [] {
+        DeviceInfo device;
+        device.name = "SIMT runner";
+        device.compute_capability = 80;
+        device.multiprocessors = 3;  // few and odd: persistent grids stay small and do not divide evenly
+        device.memory = device.free_memory = device_memory;
+        device.l2_bytes = int64_t{40} << 20;
+        device.shared_bytes = shared_limit;
+        device.driver = device.runtime = "none";
+        return device;
+    }();
+    return info;
+}
+
+void* allocate(int64_t bytes) {
+    const std::lock_guard guard(lock);
+    return simt::allocate(bytes, Kind::device);
+}
+void* allocate_pinned(int64_t bytes) {
+    const std::lock_guard guard(lock);
+    return simt::allocate(bytes, Kind::pinned);
+}
+void* allocate_managed(int64_t bytes) {
+    const std::lock_guard guard(lock);
+    return simt::allocate(bytes, Kind::managed);
+}
+void release(void* memory) {
+    const std::lock_guard guard(lock);
+    if (!memory) return;
+    work_until_idle();  // as cudaFree does
+    const Allocation* allocation = find(memory);
+    ENSURE(allocation && allocation->kind != Kind::pinned);
+    simt::release(memory);
+}
+void release_pinned(void* memory) {
+    const std::lock_guard guard(lock);
+    if (!memory) return;
+    work_until_idle();
+    const Allocation* allocation = find(memory);
+    ENSURE(allocation && allocation->kind == Kind::pinned);
+    simt::release(memory);
+}
+
+StreamHandle create_stream() {
+    const std::lock_guard guard(lock);
+    streams.push_back(new CUstream_st);
+    return streams.back();
+}
+void destroy_stream(StreamHandle stream) {
+    const std::lock_guard guard(lock);
+    work_until_idle();  // work in line is done all the same
+    std::erase(streams, stream);
+    delete stream;
+}
+void synchronize(StreamHandle stream) {
+    const std::lock_guard guard(lock);
+    report_failure();
+    work_until([&] { return stream->queue.empty(); });
+}
+
+void copy(void* to, const void* from, int64_t bytes, StreamHandle stream) {
+    const std::lock_guard guard(lock);
+    if (bytes == 0) return;
+    check_range(to, bytes, "a copy to"), check_range(from, bytes, "a copy from");
+    // Memory of the host that is not pinned is read at once, as CUDA does with a small copy: no caller may rely on less, nor on more.
+    std::shared_ptr<std::vector<std::byte>> taken;
+    if (!of_the_runner(from)) {
+        const auto* begin = static_cast<const std::byte*>(from);
+        taken = std::make_shared<std::vector<std::byte>>(begin, begin + bytes);
+    }
+    enqueue(stream, [=] {
+        const DeviceAccess access;
+        std::memmove(to, taken ? taken->data() : from, static_cast<size_t>(bytes));
+        return std::string();
+    });
+}
+void fill_bytes(void* to, int value, int64_t bytes, StreamHandle stream) {
+    const std::lock_guard guard(lock);
+    if (bytes == 0) return;
+    if (!of_the_runner(to)) refuse("a fill of memory that the device does not see");
+    check_range(to, bytes, "a fill");
+    enqueue(stream, [=] {
+        const DeviceAccess access;
+        std::memset(to, value, static_cast<size_t>(bytes));
+        return std::string();
+    });
+}
+
+EventHandle create_event() { return new CUevent_st; }
+void destroy_event(EventHandle event) { delete event; }
+void record(EventHandle event, StreamHandle stream) {
+    const std::lock_guard guard(lock);
+    const auto mark = std::make_shared<Mark>();
+    event->mark = mark;
+    enqueue(stream, [mark] {
+        mark->past = true, mark->milliseconds = now();
+        return std::string();
+    });
+}
+void wait(StreamHandle stream, EventHandle event) {
+    const std::lock_guard guard(lock);
+    if (event->mark)
+        enqueue(
+            stream, [] { return std::string(); }, event->mark);
+}
+void synchronize(EventHandle event) {
+    const std::lock_guard guard(lock);
+    report_failure();
+    if (const auto mark = event->mark) work_until([&] { return mark->past; });
+}
+double milliseconds(EventHandle from, EventHandle to) {
+    const std::lock_guard guard(lock);
+    ENSURE(from->mark && to->mark && from->mark->past && to->mark->past);
+    return to->mark->milliseconds - from->mark->milliseconds;
+}
+
+void push_range(const char*) {}
+void pop_range() {}
+
+}  // namespace traincu::gpu

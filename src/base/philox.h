@@ -10,7 +10,7 @@
 namespace traincu {
 
 // The uses of randomness; each has its own stream of numbers.
-enum class RandomStream : uint32_t { init = 1, shard_order = 2, sample_order = 3, sampling = 4 };
+enum class RandomStream : uint32_t { init = 1, shard_order = 2, sample_order = 3, sampling = 4, rounding = 5 };
 
 using PhiloxBlock = std::array<uint32_t, 4>;
 
@@ -30,7 +30,7 @@ struct Random {
     RandomStream stream = RandomStream::init;
 
     // 128 random bits for (step, index).
-    PhiloxBlock bits(uint32_t step, uint64_t index) const {
+    constexpr PhiloxBlock bits(uint32_t step, uint64_t index) const {
         std::array<uint32_t, 2> key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
         return philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), step, static_cast<uint32_t>(stream)}, key);
     }

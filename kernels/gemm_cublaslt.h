@@ -6,14 +6,11 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "src/base/tensor.h"
 #include "src/device/stream.h"
 
 namespace traincu::gpu {
-
-TRAINCU_GPU std::string cublaslt_version();  // "13.0.2"
 
 TRAINCU_GPU bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
 TRAINCU_GPU bool cublaslt_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream);

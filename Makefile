@@ -1,12 +1,13 @@
 # train.cu: `make` builds ./train and says what it found. Everything here can be overridden: make CXX=clang++ MARCH=native
-# Targets: train (default) demo test test-all asan fuzz bench format clean. `make help` explains them.
+# Targets: train (default) demo test test-all asan fuzz bench cuda format clean. `make help` explains them.
 
 CXX      ?= g++
 DEPS     ?= .deps#          libraries unpacked without root by scripts/setup.sh --prefix .deps
 BUILD    ?= build
-ARCH     := $(shell uname -m)
-MARCH    ?= $(if $(filter x86_64,$(ARCH)),x86-64-v3)#  AVX2 and FMA; AVX-512 is found at run time
+MARCH    ?= $(if $(filter x86_64,$(shell uname -m)),x86-64-v3)#  AVX2 and FMA; AVX-512 is found at run time
 ONEDNN   ?= auto#           auto | 0; the same for PCRE2 and UTF8PROC
+CUDA     ?= auto#           1: code for GPUs; auto: where nvcc and a GPU are here; 0: none
+ARCH     ?= auto#           the GPUs' architectures: 90a, or '80 90a'; auto: that of the GPU that is here
 JOBS     ?= $(shell nproc)
 MAKEFLAGS += --no-print-directory -j$(JOBS)
 
@@ -32,7 +33,10 @@ probe := $(shell printf '%s\n' \
   '\#if __has_include(<utf8proc.h>)' 'utf8proc' '\#endif' \
   | $(CXX) $(CPPFLAGS) -E -P -x c++ - 2>/dev/null)
 missing := $(filter-out $(probe),cli11 json xxhash)
-NVCC    := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+NVCC    ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC))
+# "90": the compute capability of the GPU that is here; 9.0 and 10.0 have instructions of their own, called 90a and 100a
+gpu_here := $(if $(NVCC),$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | grep -E '^[0-9.]+$$' | tr -d . | sed -E 's/^(90|100)$$/\1a/'))
 
 ifneq ($(filter onednn,$(probe)),)
 ifneq ($(ONEDNN),0)
@@ -57,33 +61,83 @@ endif
 endif
 no_bpe := $(if $(has_pcre2),,libpcre2-dev) $(if $(has_utf8proc),,libutf8proc-dev)
 
+# ---- the GPU's side
+use_cuda := $(if $(filter 1,$(CUDA)),yes,$(if $(filter auto,$(CUDA)),$(if $(gpu_here),yes)))
+archs    := $(if $(filter auto,$(ARCH)),$(or $(gpu_here),90a),$(ARCH))
+cuda_src := $(wildcard kernels/*.cu)
+cuda_dir := $(BUILD)/cuda/$(subst $(eval) ,_,$(archs))
+NVCCFLAGS += -std=c++20 -O3 -I. --expt-relaxed-constexpr -lineinfo -Xcompiler -Wall $(foreach a,$(archs),-gencode arch=compute_$(a),code=sm_$(a))
+cuda_obj := $(cuda_src:%=$(cuda_dir)/%.o) $(cuda_dir)/src/device/gpu.cpp.o $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(cuda_dir)/kernels/gemm_cublaslt.cpp.o)
+cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),-lcublasLt) -ldl -lrt
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1 needs nvcc, and there is none: install the CUDA toolkit, or say where it is with CUDA_HOME=/usr/local/cuda)
+endif
+
 # ---- what there is to build
-kernel_src := $(wildcard kernels/*.cpp)
-engine_src := $(wildcard src/*/*.cpp)
-test_src   := $(shell find tests -name '*_test.cpp' 2>/dev/null) tests/main.cpp $(filter-out %/fuzzer.cpp %_test.cpp,$(wildcard tests/fuzz/*.cpp))
+kernel_src := $(filter-out kernels/gemm_cublaslt.cpp,$(wildcard kernels/*.cpp))
+engine_src := $(filter-out src/device/gpu.cpp,$(wildcard src/*/*.cpp))
+test_src   := $(shell find tests -name '*_test.cpp' -not -path 'tests/simt/*' 2>/dev/null) tests/main.cpp $(filter-out %/fuzzer.cpp %_test.cpp,$(wildcard tests/fuzz/*.cpp))
 objects     = $(patsubst %,$(BUILD)/%.o,$(kernel_src) $(engine_src))
 test_obj    = $(patsubst %,$(BUILD)/%.o,$(test_src))
+# The tests of all that a GPU computes: with the runner of tests/simt they run on the CPU, with CUDA on a GPU.
+device_test_obj = $(patsubst %,$(BUILD)/%.o,$(wildcard tests/kernels/*_test.cpp tests/device/*_test.cpp) tests/main.cpp)
+simt_obj        = $(patsubst %,$(BUILD)/%.o,$(wildcard tests/simt/*.cpp)) $(patsubst %,$(BUILD)/simt/%.o,$(cuda_src) $(wildcard tests/simt/*/*.cu kernels/ladder/*.cu))
 TRAIN      ?= train#        the executable's name
 
-.PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench format clean FORCE
+.PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench cuda format clean FORCE
 all: found $(TRAIN)
 
 found:
 	@echo "compiler  $(shell $(CXX) --version | head -1)  $(if $(MARCH),-march=$(MARCH))"
 	@echo "oneDNN    $(if $(has_onednn),found: used for CPU matrix products,not found: our own product is used (for more speed: sh scripts/setup.sh$(comma) package libdnnl-dev))"
 	@echo "BPE       $(if $(strip $(no_bpe)),$(strip $(no_bpe)) not found: $(if $(has_pcre2),no tokenizer.json with NFC can be read,no tokenizer.json can be read) (sh scripts/setup.sh),PCRE2 and utf8proc found: tokenizer.json is read)"
-	@echo "CUDA      $(if $(NVCC),$(NVCC) found$(comma) not used: this version trains on the CPU,not found: this version trains on the CPU)"
+ifeq ($(use_cuda),yes)
+	@echo "CUDA      $(NVCC) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')$(comma) code for$(archs:%= sm_%)"
+else
+	@echo "CUDA      $(if $(NVCC),$(NVCC) found$(comma) not used: $(if $(filter 0,$(CUDA)),CUDA=0,no GPU here (to build for one: make CUDA=1 ARCH=90a)),not found: no GPU can be used)"
+endif
 ifneq ($(missing),)
 	@echo "missing   $(missing): run  sh scripts/setup.sh  (or, without root,  sh scripts/setup.sh --prefix .deps)" >&2; exit 1
 endif
 comma := ,
 
-$(TRAIN): $(BUILD)/train.o $(objects) | found
-	$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(TRAIN): $(BUILD)/train.o $(objects) $(if $(use_cuda),$(cuda_obj)) | found
+	@echo "link      $@"
+	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $(filter %.o,$^) $(LDLIBS) $(if $(use_cuda),$(cuda_lib)) -o $@
+# With and without GPU code are two executables of one name: it is linked anew where the answer changed.
+$(TRAIN): $(BUILD)/gpu_side
+$(BUILD)/gpu_side: FORCE
+	@mkdir -p $(@D)
+	@echo '$(if $(use_cuda),$(cuda_dir))' | cmp -s - $@ || echo '$(if $(use_cuda),$(cuda_dir))' > $@
 
 $(BUILD)/run_tests: $(test_obj) $(objects) | found
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# The same tests of everything that a GPU computes, three times: on the CPU's twins (above), on the kernels under the SIMT runner, on a GPU.
+$(BUILD)/run_simt: $(device_test_obj) $(objects) $(simt_obj) | found
+	@echo "link      $@"
+	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(BUILD)/run_gpu: $(device_test_obj) $(objects) $(cuda_obj) | found
+	@echo "link      $@"
+	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) $(cuda_lib) -o $@
+cuda: $(cuda_obj)
+$(cuda_dir)/%.cu.o: %.cu Makefile | found
+	@mkdir -p $(@D)
+	@echo "compile   $< for$(archs:%= sm_%)"
+	@$(NVCC) -ccbin '$(lastword $(CXX))' $(NVCCFLAGS) -MMD -MP -c $< -o $@
+$(cuda_dir)/%.cpp.o: %.cpp Makefile | found
+	@mkdir -p $(@D)
+	@echo "compile   $<"
+	@$(CXX) $(CPPFLAGS) -isystem $(CUDA_HOME)/include -DTRAIN_CUDA_ARCHS='$(shell echo $(archs:%a=%) | tr ' ' ,)' $(CXXFLAGS) -O2 -MMD -MP -c $< -o $@
+$(BUILD)/tests/simt/%.cpp.o: CPPFLAGS := -Itests/simt/include $(CPPFLAGS)
+$(BUILD)/tests/simt/%.cpp.o: OPTIMIZE = -O2
+$(BUILD)/simt/%.cu.o: %.cu Makefile | found
+	@mkdir -p $(@D)
+	@echo "compile   $< for the SIMT runner"
+	@$(CXX) -Itests/simt/include $(CPPFLAGS) $(SIMT_FLAGS) -MMD -MP -x c++ -c $< -o $@
+# -fsanitize=thread puts a call of the runner's before every load and store; ThreadSanitizer itself is not linked.
+SIMT_FLAGS ?= -std=c++20 -O1 -g1 -fsanitize=thread -Wall -Wextra -Wno-unknown-pragmas $(if $(MARCH),-march=$(MARCH))
 
 # The kernels are compiled for speed; -O3 is where GCC vectorises most.
 $(BUILD)/kernels/%.cpp.o: OPTIMIZE = -O3
@@ -109,12 +163,15 @@ $(BUILD)/revision: FORCE
 demo: all
 	sh scripts/demo.sh
 
-test: all $(BUILD)/run_tests
+test: all $(BUILD)/run_tests $(BUILD)/run_simt $(if $(NVCC),cuda)
 	$(BUILD)/run_tests --test-suite-exclude="long*"
+	$(BUILD)/run_simt --test-suite-exclude="long*"
 	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
 
-test-all: all $(BUILD)/run_tests
+test-all: all $(BUILD)/run_tests $(BUILD)/run_simt
 	$(BUILD)/run_tests
+	$(BUILD)/run_simt
+	@if [ -n "$(NVCC)" ]; then for a in 80 86 89 90a 100 120; do $(MAKE) CUDA=1 ARCH=$$a cuda || exit 1; done; else echo "skipped: kernels for GPUs (no nvcc)"; fi
 	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
 	@if FUZZ_CXX='$(FUZZ_CXX)' sh tests/fuzz/check_clang.sh 2>/dev/null; then $(MAKE) fuzz; else echo "skipped: fuzzing ($(MAKE) fuzz says what it needs)"; fi
 
@@ -168,6 +225,7 @@ help:
 	@echo "make demo     train on real text       make test-all  the long ones too"
 	@echo "make asan     tests under sanitizers   make fuzz      search what breaks the readers (clang)"
 	@echo "make format   clang-format             make bench     speed beside others"
+	@echo "make CUDA=1 ARCH=90a                   with code for GPUs of that architecture (default: the GPU that is here)"
 	@echo "variables: CXX MARCH=native ONEDNN=0 DEPS=.deps BUILD=build JOBS=2"
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

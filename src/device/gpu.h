@@ -20,6 +20,7 @@ using EventHandle = CUevent_st*;
 
 struct DeviceInfo {
     std::string name;            // "NVIDIA H200"
+    std::string pci_bus_id;      // "00000000:3b:00.0"
     int compute_capability = 0;  // 90: sm_90
     int multiprocessors = 0;
     int64_t memory = 0, free_memory = 0;  // bytes

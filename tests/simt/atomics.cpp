@@ -83,7 +83,7 @@ unsigned atomicOr(unsigned* p, unsigned v) {
 }
 #undef PC
 
-void __threadfence() {}
+void __threadfence() { traincu::simt::fence(); }
 void __threadfence_block() {}
 
 float __fmul_rn(float x, float y) { return x * y; }

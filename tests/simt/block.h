@@ -1,6 +1,7 @@
 // The state of the block that is under way. Only one is at a time.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,11 @@ struct Thread {
     Where at;
     std::vector<AsyncCopy> copies;  // in the order of their groups
     int groups_committed = 0;
+    // for access.cpp
+    const std::byte* stack_low = nullptr;
+    uint32_t interval = 0;
+    bool fenced = false;  // has executed a __threadfence
+    int64_t atomics = 0;
 };
 
 struct Warp {
@@ -36,11 +42,15 @@ struct Warp {
     uint32_t ready = 0;    // to go on
     uint32_t meeting = 0;  // that wait in a meeting
     uint32_t next_lane = 0;
+    // for access.cpp
+    uint32_t whole_interval = 0;                             // since all lanes were last in order
+    std::vector<std::array<uint32_t, lanes_of_warp>> known;  // of a lane: up to which interval of each other; empty before a part of the
+                                                             // warp was put in order
 };
 
 struct StaticShared {
     const void* key;
-    int64_t offset;
+    int64_t offset, bytes;
 };
 
 struct Block {
@@ -49,8 +59,9 @@ struct Block {
     std::vector<Warp> warps;
     int warp = 0;  // whose turn it is
     int alive = 0, at_barrier = 0;
-    int64_t idle_turns = 0;  // since a thread was last made ready by another
-    int64_t shared_bytes = 0;
+    int64_t idle_turns = 0;    // since a thread was last made ready by another
+    int64_t shared_bytes = 0;  // asked for
+    int64_t shared_end = 0;    // with the gaps between arrays
     std::vector<StaticShared> arrays;
     std::string failure;
 };
@@ -58,6 +69,7 @@ struct Block {
 extern Block block;
 extern Thread* self;
 
+int thread_of_stack(const void* address);  // whose stack holds it; -1
 std::string text_of(const Where& at);
 std::string source_line(const void* pc);  // "kernels/norm.cu:12" where addr2line is installed, else the address (names.cpp)
 

@@ -14,6 +14,7 @@
 #include "src/device/stream.h"
 #include "tests/simt/access.h"
 #include "tests/simt/memory.h"
+#include "tests/simt/order.h"
 #include "tests/simt/runner.h"
 
 namespace traincu::simt {
@@ -22,17 +23,23 @@ using gpu::StreamHandle;
 
 namespace {
 
-struct Mark {  // one call of record()
+struct Mark {     // one call of record()
+    Clock clock;  // what came before it
     bool past = false;
     double milliseconds = 0;
 };
 struct Work {
     std::function<std::string()> run;  // its failure, or nothing
     std::shared_ptr<Mark> after;       // may begin when this is past
+    uint64_t index = 0;                // in its stream
+    Clock clock;                       // what it comes after
+    std::string name;                  // "kernel norm_kernel"; empty: touches no memory
 };
 
 std::recursive_mutex lock;  // any thread of the host may call
 std::vector<CUstream_st*> streams;
+int streams_created = 0;  // a number is never given twice: clocks outlive streams
+Clock of_host;            // what the host has waited for
 
 double now() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -41,6 +48,9 @@ double now() { return std::chrono::duration<double, std::milli>(std::chrono::ste
 }  // namespace traincu::simt
 
 struct CUstream_st {
+    int number = 0;
+    uint64_t index = 0;          // of its last work
+    traincu::simt::Clock clock;  // what its next work comes after
     std::deque<traincu::simt::Work> queue;
 };
 struct CUevent_st {
@@ -53,9 +63,14 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ExitCode::hardware, "SIMT runner: " + what); }
 
-void enqueue(StreamHandle stream, std::function<std::string()> run, std::shared_ptr<Mark> after = nullptr) {
+void enqueue(StreamHandle stream, std::string name, std::function<std::string()> run, std::shared_ptr<Mark> after = nullptr) {
     ENSURE(std::find(streams.begin(), streams.end(), stream) != streams.end());
-    stream->queue.push_back({std::move(run), std::move(after)});
+    const auto number = static_cast<size_t>(stream->number);
+    join(stream->clock, of_host);
+    if (after) join(stream->clock, after->clock);
+    if (stream->clock.size() <= number) stream->clock.resize(number + 1);
+    stream->clock[number] = ++stream->index;
+    stream->queue.push_back({std::move(run), std::move(after), stream->index, stream->clock, std::move(name)});
 }
 
 // Does work of streams drawn by chance until done(). A failure ends all of it, as it does on a card.
@@ -69,11 +84,28 @@ void work_until(Done&& done) {
         CUstream_st* stream = able[below(static_cast<uint32_t>(able.size()))];
         const Work work = std::move(stream->queue.front());
         stream->queue.pop_front();
-        const std::string failure = work.run();
+        if (!work.name.empty()) begin_item(stream->number, work.index, work.clock, work.name);
+        std::string failure;
+        try {
+            failure = work.run();
+        } catch (const Error& error) {
+            failure = error.what();
+        }
         if (failure.empty()) continue;
         for (CUstream_st* other : streams) other->queue.clear();
         refuse(failure);
     }
+}
+// The host has waited for this.
+void host_goes_on(const Clock& clock) {
+    join(of_host, clock);
+    bool all_past = true;
+    for (const CUstream_st* stream : streams) {
+        const auto number = static_cast<size_t>(stream->number);
+        all_past =
+            all_past && stream->queue.empty() && (stream->index == 0 || (number < of_host.size() && of_host[number] == stream->index));
+    }
+    if (all_past) forget_items();
 }
 bool idle() {
     return std::all_of(streams.begin(), streams.end(), [](const CUstream_st* stream) { return stream->queue.empty(); });
@@ -83,6 +115,7 @@ std::string failure_to_report;
 void work_until_idle() {
     try {
         work_until(idle);
+        for (const CUstream_st* stream : streams) host_goes_on(stream->clock);
     } catch (const Error& error) {
         failure_to_report = error.what();
     }
@@ -117,7 +150,7 @@ void enqueue_kernel(const void* kernel, dim3 grid, dim3 block, int64_t shared_by
     check(block.x <= 1024 && block.y <= 1024 && block.z <= 64 && uint64_t{block.x} * block.y * block.z <= 1024, "the block is too large");
     check(shared_bytes >= 0 && shared_bytes <= shared_limit, "a block can have no more than 232448 bytes");
     const Launch launch{kernel, grid, block, shared_bytes, call.get(), call_bytes, invoke};
-    enqueue(stream, [launch, call] {
+    enqueue(stream, "kernel " + name_of_kernel(kernel), [launch, call] {
         const DeviceAccess access;
         return run(launch);
     });
@@ -177,6 +210,7 @@ void release_pinned(void* memory) {
 StreamHandle create_stream() {
     const std::lock_guard guard(lock);
     streams.push_back(new CUstream_st);
+    streams.back()->number = streams_created++;
     return streams.back();
 }
 void destroy_stream(StreamHandle stream) {
@@ -189,6 +223,7 @@ void synchronize(StreamHandle stream) {
     const std::lock_guard guard(lock);
     report_failure();
     work_until([&] { return stream->queue.empty(); });
+    host_goes_on(stream->clock);
 }
 
 void copy(void* to, const void* from, int64_t bytes, StreamHandle stream) {
@@ -201,9 +236,9 @@ void copy(void* to, const void* from, int64_t bytes, StreamHandle stream) {
         const auto* begin = static_cast<const std::byte*>(from);
         taken = std::make_shared<std::vector<std::byte>>(begin, begin + bytes);
     }
-    enqueue(stream, [=] {
+    enqueue(stream, "a copy", [=] {
         const DeviceAccess access;
-        std::memmove(to, taken ? taken->data() : from, static_cast<size_t>(bytes));
+        host_copy(to, taken ? taken->data() : from, bytes);
         return std::string();
     });
 }
@@ -212,9 +247,9 @@ void fill_bytes(void* to, int value, int64_t bytes, StreamHandle stream) {
     if (bytes == 0) return;
     if (!of_the_runner(to)) refuse("a fill of memory that the device does not see");
     check_range(to, bytes, "a fill");
-    enqueue(stream, [=] {
+    enqueue(stream, "a fill", [=] {
         const DeviceAccess access;
-        std::memset(to, value, static_cast<size_t>(bytes));
+        host_fill(to, value, bytes);
         return std::string();
     });
 }
@@ -225,21 +260,25 @@ void record(EventHandle event, StreamHandle stream) {
     const std::lock_guard guard(lock);
     const auto mark = std::make_shared<Mark>();
     event->mark = mark;
-    enqueue(stream, [mark] {
+    enqueue(stream, "", [mark] {
         mark->past = true, mark->milliseconds = now();
         return std::string();
     });
+    mark->clock = stream->clock;
 }
 void wait(StreamHandle stream, EventHandle event) {
     const std::lock_guard guard(lock);
     if (event->mark)
         enqueue(
-            stream, [] { return std::string(); }, event->mark);
+            stream, "", [] { return std::string(); }, event->mark);
 }
 void synchronize(EventHandle event) {
     const std::lock_guard guard(lock);
     report_failure();
-    if (const auto mark = event->mark) work_until([&] { return mark->past; });
+    const auto mark = event->mark;
+    if (!mark) return;
+    work_until([&] { return mark->past; });
+    host_goes_on(mark->clock);
 }
 double milliseconds(EventHandle from, EventHandle to) {
     const std::lock_guard guard(lock);

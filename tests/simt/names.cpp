@@ -59,7 +59,7 @@ std::map<uintptr_t, std::string> read_functions() {
 }  // namespace
 
 std::string name_of_kernel(const void* kernel) {
-    static const std::map<uintptr_t, std::string> functions = read_functions();
+    static const auto& functions = *new std::map<uintptr_t, std::string>(read_functions());  // lives to the end: reports are written there
     const auto found = functions.find(reinterpret_cast<uintptr_t>(kernel) - load_bias());
     if (found == functions.end()) return format("at %p (is the executable stripped?)", kernel);
     int status = 0;

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "src/base/error.h"
+#include "tests/simt/access.h"
 #include "tests/simt/block.h"
 #include "tests/simt/memory.h"
+#include "tests/simt/report.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -16,6 +18,7 @@ namespace traincu::simt {
 Block block;   // under way
 Thread* self;  // under way; null outside of kernels
 static Stacks stacks;
+int thread_of_stack(const void* address) { return stacks.owner(address); }
 static void* main_stack;  // of the loop in run_block()
 
 // ---- random numbers: xorshift64*
@@ -165,7 +168,7 @@ void meet(unsigned mask, const char* what, void* operand, void (*complete)(Meeti
 
 void warp_barrier(unsigned mask, const Where& at) {
     meet(
-        mask, "__syncwarp", nullptr, [](Meeting&, const Where&) {}, at);
+        mask, "__syncwarp", nullptr, [](Meeting& meeting, const Where&) { order_warp(meeting.mask); }, at);
 }
 
 namespace {
@@ -267,6 +270,7 @@ int block_vote(Vote vote, int predicate, const char* what, const Where& at) {
         if (vote == Vote::count) result += other.vote != 0;
     }
     block.at_barrier = 0;
+    order_block();
     for (Thread& other : block.threads) other.vote = result, other.waits_for = "no other thread";
     for (Warp& warp : block.warps) make_ready(warp, warp.all);
     block.warps[static_cast<size_t>(me->warp)].ready &= ~(1u << me->lane);
@@ -276,16 +280,19 @@ void block_barrier(const char* what, const Where& at) { block_vote(Vote::any, 0,
 
 // ---- shared memory
 
-void* dynamic_shared() { return shared_memory(); }
+void* dynamic_shared() { return shared_memory; }
 void* static_shared(const void* key, int64_t bytes, int64_t alignment) {
     for (const StaticShared& array : block.arrays)
-        if (array.key == key) return shared_memory() + array.offset;
-    const int64_t offset = (block.shared_bytes + alignment - 1) / alignment * alignment;
-    if (offset + bytes > shared_limit)
-        fail(format("needs more shared memory than a block can have: %lld bytes", static_cast<long long>(offset + bytes)), nullptr);
-    block.arrays.push_back({key, offset});
-    block.shared_bytes = offset + bytes;
-    return shared_memory() + offset;
+        if (array.key == key) return shared_memory + array.offset;
+    // Behind a gap that belongs to nobody: what runs out of one array is seen.
+    constexpr int64_t gap = 256;
+    const int64_t offset = (block.shared_end + gap + alignment - 1) / alignment * alignment;
+    block.shared_bytes += bytes, block.shared_end = offset + bytes;
+    if (block.shared_bytes > shared_limit || block.shared_end > shared_room)
+        fail(format("needs more shared memory than a block can have: %lld bytes", static_cast<long long>(block.shared_bytes)), nullptr);
+    block.arrays.push_back({key, offset, bytes});
+    begin_shared(shared_memory + offset, bytes);
+    return shared_memory + offset;
 }
 
 // ---- a block, a grid
@@ -295,7 +302,7 @@ static void run_block(const Launch& launch, uint3 index) {
     block.launch = &launch;
     block.alive = count, block.at_barrier = 0, block.idle_turns = 0;
     block.arrays.clear();
-    block.shared_bytes = launch.shared_bytes;
+    block.shared_bytes = block.shared_end = launch.shared_bytes;
     block.threads.resize(static_cast<size_t>(count));
     block.warps.assign(static_cast<size_t>((count + lanes_of_warp - 1) / lanes_of_warp), Warp{});
     stacks.need(count);
@@ -307,16 +314,20 @@ static void run_block(const Launch& launch, uint3 index) {
         thread.number = i, thread.warp = i / lanes_of_warp, thread.lane = i % lanes_of_warp;
         thread.index = {u % x, u / x % y, u / x / y};
         thread.stack = stacks.start(i, thread_main);
+        thread.stack_low = stacks.low(i);
         Warp& warp = block.warps[static_cast<size_t>(thread.warp)];
         warp.all |= 1u << thread.lane, warp.ready = warp.all;
     }
     block.warp = static_cast<int>(below(static_cast<uint32_t>(block.warps.size())));
-    begin_shared_memory();
+    begin_shared(shared_memory, launch.shared_bytes);
+    begin_block_order();
+    if (report::wanted) report::begin_block(launch.kernel);
     if (Thread* first = choose()) {
         go_on(first);
         simt_switch_stack(&main_stack, first->stack);
     }
     if (block.failure.empty() && block.alive > 0) block.failure = why_stuck();
+    if (report::wanted) report::end_block();
     self = nullptr;
 }
 
@@ -329,6 +340,7 @@ std::string run(const Launch& launch) {
     for (uint64_t i = 0; i < blocks; i++) order[i] = static_cast<uint32_t>(i);
     for (uint64_t i = blocks; i > 1; i--) std::swap(order[i - 1], order[below(static_cast<uint32_t>(i))]);
     block.failure.clear();
+    begin_launch_order();
     gridDim = launch.grid, blockDim = launch.block;
     for (uint32_t i : order) {
         run_block(launch, {i % launch.grid.x, i / launch.grid.x % launch.grid.y, i / launch.grid.x / launch.grid.y});

@@ -1,4 +1,7 @@
 // The runner itself: that it computes what CUDA would, and that it catches what it says it catches.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -9,6 +12,7 @@
 
 #include "src/base/error.h"
 #include "src/device/stream.h"
+#include "tests/simt/access.h"
 #include "tests/simt/faults/faults.h"
 #include "tests/simt/runner.h"
 
@@ -204,6 +208,193 @@ TEST_SUITE("simt") {
         }
         faults::half_a_warp(out.data, stream);
         check_failure(failure(stream), true, {"its warp has the lanes 0x0000ffff"});
+    }
+
+    TEST_CASE("simt: faults in global memory are named") {
+        Stream stream = gpu_stream();
+        Managed<float> in(64, 2.0f), out(128, 0.0f);
+        const auto run = [&](bool faulty, const std::vector<std::string>& parts, const std::function<void()>& put_in_line) {
+            CAPTURE(faulty);
+            put_in_line();
+            check_failure(failure(stream), faulty, parts);
+        };
+        run(false, {}, [&] { faults::read_shifted(out.data, in.data, 64, 0, stream); });
+        run(true,
+            {"kernel shift_kernel, block (0,0,0), thread (63,0,0), tests/simt/faults/memory.cu:", "out of bounds: byte 256 of managed"},
+            [&] { faults::read_shifted(out.data, in.data, 64, 1, stream); });
+        run(true, {"thread (0,0,0)", "reads 4 bytes out of bounds: byte -4 of managed"},
+            [&] { faults::read_shifted(out.data, in.data, 1, -1, stream); });
+        run(true, {"writes 4 bytes out of bounds"}, [&] { faults::read_shifted(out.data + 100, in.data, 64, 0, stream); });
+        run(false, {}, [&] { faults::copy_pack(out.data, in.data + 4, stream); });
+        run(true, {"not aligned"}, [&] { faults::copy_pack(out.data, in.data + 1, stream); });
+        run(true, {"not aligned"}, [&] { faults::copy_pack(out.data + 2, in.data, stream); });
+        Managed<double> real(1, 0.0);
+        run(false, {}, [&] { faults::read_double(real.data, in.data + 2, stream); });
+        run(true, {"accesses 8 bytes", "not aligned"}, [&] { faults::read_double(real.data, in.data + 1, stream); });
+        float of_host = 1;
+        run(true, {"neither shared memory nor memory of the device"}, [&] { faults::read_shifted(out.data, &of_host, 1, 0, stream); });
+        run(true, {"a local variable of another thread"}, [&] { faults::read_local_of_other(out.data, stream); });
+        auto* released = static_cast<float*>(gpu::allocate_managed(256));
+        gpu::release(released);
+        run(true, {"released"}, [&] { faults::read_shifted(out.data, released, 1, 0, stream); });
+        for (bool faulty : {false, true}) {
+            auto* device = static_cast<float*>(gpu::allocate(64 * 4));
+            faults::produce(device, 64, faulty, stream);
+            run(faulty, {"kernel shift_kernel", "thread (5,0,0)", "reads byte 20 of device allocation", "nobody wrote"},
+                [&] { faults::consume(out.data, device, 64, stream); });
+            gpu::release(device);
+        }
+    }
+
+    TEST_CASE("simt: races in global memory are named") {
+        for (uint64_t seed = 1; seed <= 5; seed++) {
+            simt::reseed(seed);
+            Stream stream = gpu_stream();
+            Managed<float> out(128, 0.0f), scratch(64, 0.0f);
+            for (bool faulty : {false, true}) {
+                CAPTURE(faulty);
+                faults::blocks_write(out.data, faulty, stream);
+                check_failure(failure(stream), faulty, {"kernel blocks_write_kernel", "writes byte", "which block (", "wrote"});
+                faults::read_of_neighbour(out.data, scratch.data, faulty, stream);
+                check_failure(failure(stream), faulty, {"kernel neighbour_read_kernel", "which thread (", "nothing orders the two"});
+                Managed<unsigned> counter(1, 0u);
+                faults::last_block_sums(out.data, scratch.data, counter.data, faulty, stream);
+                check_failure(failure(stream), faulty, {"kernel last_block_kernel", "reads byte", "which block ("});
+                if (!faulty) CHECK(out[0] == 4.0f);
+                faults::atomics_meet(scratch.data, faulty, stream);
+                check_failure(failure(stream), faulty, {"kernel atomics_meet_kernel", "byte 0 of managed", "which"});
+            }
+            faults::write_neighbours(reinterpret_cast<bf16*>(out.data), stream);
+            CHECK(failure(stream) == "");
+        }
+        simt::reseed(1);
+    }
+
+    TEST_CASE("simt: faults in shared memory are named") {
+        for (uint64_t seed = 1; seed <= 5; seed++) {
+            simt::reseed(seed);
+            Stream stream = gpu_stream();
+            Managed<float> in(3 * 64, 2.0f), out(64, 0.0f);
+            Managed<uint32_t> words(128, 0u);
+            faults::reverse(out.data, 0, stream);
+            CHECK(failure(stream) == "");
+            CHECK(out[3] == 120.0f);
+            for (int fault : {1, 2}) {
+                faults::reverse(out.data, fault, stream);
+                check_failure(failure(stream), true, {"kernel reverse_kernel", "of shared memory, which"});
+            }
+            faults::warp_reverse(out.data, 0, stream);
+            CHECK(failure(stream) == "");
+            for (int fault : {1, 2, 3}) {  // 3: nothing at all
+                faults::warp_reverse(out.data, fault, stream);
+                check_failure(failure(stream), true, {"kernel warp_reverse_kernel", "of shared memory, which"});
+            }
+            for (bool faulty : {false, true}) {
+                faults::uninitialised_shared(out.data, faulty, stream);
+                check_failure(failure(stream), faulty, {"thread (7,0,0)", "reads byte 28 of shared memory, which nobody wrote"});
+                faults::beyond_shared(out.data, faulty ? 4 : 3, false, stream);
+                check_failure(failure(stream), faulty, {"writes 4 bytes at byte 16 of shared memory, beyond the 16 bytes"});
+                faults::beyond_shared(out.data, faulty ? 8 : 7, true, stream);
+                check_failure(failure(stream), faulty, {"outside of any shared_array()"});
+                faults::ldmatrix_rows(words.data, faulty, stream);
+                check_failure(failure(stream), faulty, {"kernel ldmatrix_kernel", "not aligned"});
+            }
+            faults::pipeline(out.data, in.data, 3, 0, stream);
+            CHECK(failure(stream) == "");
+            CHECK(out[0] == 6.0f);
+            for (int fault : {1, 4}) {
+                faults::pipeline(out.data, in.data, 3, fault, stream);
+                check_failure(failure(stream), true, {"kernel pipeline_kernel", "to which a cp.async is under way"});
+            }
+            for (int fault : {2, 3}) {
+                faults::pipeline(out.data, in.data, 3, fault, stream);
+                check_failure(failure(stream), true, {"kernel pipeline_kernel", "of shared memory"});
+            }
+        }
+        simt::reseed(1);
+    }
+
+    TEST_CASE("simt: a forgotten event is a race, in whatever order the streams go on") {
+        for (uint64_t seed = 1; seed <= 10; seed++) {
+            simt::reseed(seed);
+            Stream first = gpu_stream(), second = gpu_stream();
+            Managed<float> data(64, 0.0f), out(64, 0.0f);
+            const gpu::EventHandle event = gpu::create_event();
+            for (bool faulty : {false, true}) {
+                faults::produce(data.data, 64, false, first);
+                gpu::record(event, first.handle());
+                if (!faulty) gpu::wait(second.handle(), event);
+                faults::consume(out.data, data.data, 64, second);
+                std::string text = failure(second);
+                if (text.empty()) text = failure(first);
+                check_failure(text, faulty, {"kernel ", ", which kernel ", "event is missing"});
+            }
+            // the host's waiting is an order too
+            faults::produce(data.data, 64, false, first);
+            first.synchronize();
+            faults::consume(out.data, data.data, 64, second);
+            CHECK(failure(second) == "");
+            gpu::destroy_event(event);
+        }
+        simt::reseed(1);
+    }
+
+    TEST_CASE("simt: the host touches device memory: it dies with a sentence") {
+        auto* device = static_cast<volatile int*>(gpu::allocate(64));
+        int ends[2];
+        REQUIRE(pipe(ends) == 0);
+        const pid_t child = fork();
+        if (child == 0) {
+            dup2(ends[1], STDOUT_FILENO), dup2(ends[1], STDERR_FILENO);
+            device[3] = 1;
+            _exit(0);
+        }
+        close(ends[1]);
+        std::string text;
+        char buffer[256];
+        for (ssize_t n; (n = read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<size_t>(n));
+        close(ends[0]);
+        int status = 0;
+        waitpid(child, &status, 0);
+        CHECK_FALSE((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+        check_failure(text, true, {"the host touches device memory: byte 12 of device allocation"});
+        gpu::release(const_cast<int*>(device));
+    }
+
+    TEST_CASE("simt: what was written stays known when stamps begin anew") {
+        Stream stream = gpu_stream();
+        auto* device = static_cast<float*>(gpu::allocate(64 * 4));
+        Managed<float> out(64, 0.0f);
+        faults::produce(device, 32, false, stream);
+        stream.synchronize();
+        simt::forget_stamps();
+        faults::consume(out.data, device, 32, stream);
+        CHECK(failure(stream) == "");
+        faults::consume(out.data, device, 33, stream);
+        check_failure(failure(stream), true, {"reads byte 128 of device allocation", "nobody wrote"});
+        gpu::release(device);
+    }
+
+    TEST_CASE("simt: copies carry what nobody wrote, as NaN") {
+        Stream stream = gpu_stream();
+        auto* device = static_cast<float*>(gpu::allocate(64 * 4));
+        auto* copied = static_cast<float*>(gpu::allocate(64 * 4));
+        Managed<float> out(64, 0.0f);
+        std::vector<float> host(64, 0.0f);
+        faults::produce(device, 64, true, stream);  // all but element 5
+        gpu::copy(copied, device, 64 * 4, stream.handle());
+        gpu::copy(host.data(), copied, 64 * 4, stream.handle());
+        faults::consume(out.data, copied, 5, stream);
+        CHECK(failure(stream) == "");
+        CHECK(host[4] == 1.0f);
+        CHECK(std::isnan(host[5]));
+        faults::consume(out.data, copied, 6, stream);
+        check_failure(failure(stream), true, {"reads byte 20 of device allocation", "nobody wrote"});
+        gpu::fill_bytes(copied, 0, 64 * 4, stream.handle());
+        faults::consume(out.data, copied, 6, stream);
+        CHECK(failure(stream) == "");
+        CHECK(out[5] == 0.0f);
+        gpu::release(device), gpu::release(copied);
     }
 
     TEST_CASE("simt: launches that CUDA refuses") {

@@ -75,7 +75,7 @@ void ldmatrix_of_warp(Meeting& meeting, const Where&) {
 
 void ldmatrix(uint32_t (&r)[4], const void* row, bool transposed, const Where& at) {
     check_shared(row, 16, "ldmatrix", at);
-    read_access(row, 16, __builtin_return_address(0));
+    read_access(row, 16, true, __builtin_return_address(0));
     LdmatrixOperand mine{r, row};
     if (transposed)
         meet(whole_warp, "ldmatrix_x4_trans", &mine, ldmatrix_of_warp<true>, at);
@@ -93,8 +93,8 @@ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf1
 void async_copy16(void* to, const void* from, bool valid, const Where& at) {
     check_shared(to, 16, "cp_async16", at);
     check_aligned(from, 16, at);
-    if (valid) read_access(from, 16, __builtin_return_address(0));
-    write_access(to, 16, __builtin_return_address(0));
+    if (valid) read_access(from, 16, true, __builtin_return_address(0));
+    begin_async_write(to, __builtin_return_address(0));
     AsyncCopy copy{static_cast<std::byte*>(to), {}, self->groups_committed};
     if (valid) std::memcpy(copy.data, from, 16);
     std::memset(to, 0xFF, 16);  // NaN while it is under way
@@ -109,6 +109,7 @@ void async_wait(int groups) {
     // A copy of group g, the first being 0, is done when at most committed - 1 - g groups came after it.
     while (done < copies.size() && self->groups_committed - copies[done].group > groups) {
         std::memcpy(copies[done].to, copies[done].data, 16);
+        end_async_write(copies[done].to);
         done++;
     }
     copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(done));

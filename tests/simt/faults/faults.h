@@ -8,6 +8,7 @@
 
 namespace traincu::simt_faults {
 
+// basics.cu
 void add(float* out, const float* a, const float* b, int64_t n, int64_t count, Stream& stream);  // threads for n, bound `count`
 void coordinates(int32_t* out, unsigned bx, unsigned by, unsigned bz, Stream& stream);           // (3,2,2) blocks
 void collectives(int32_t* out, Stream& stream);                                                  // (64, 12)
@@ -19,5 +20,26 @@ void shuffle_missing_lane(int32_t* out, bool faulty, Stream& stream);
 void divergent_barrier(int32_t* out, bool faulty, Stream& stream);
 void thread_leaves_before_barrier(int32_t* out, bool faulty, Stream& stream);
 void half_a_warp(int32_t* out, Stream& stream);
+
+// memory.cu
+void read_shifted(float* out, const float* in, int64_t n, int64_t shift, Stream& stream);
+void copy_pack(float* out, const float* in, Stream& stream);
+void read_double(double* out, const float* in, Stream& stream);
+void produce(float* out, int n, bool faulty, Stream& stream);
+void consume(float* out, const float* in, int n, Stream& stream);
+void blocks_write(float* out, bool faulty, Stream& stream);                                        // (3,32)
+void write_neighbours(bf16* out, Stream& stream);                                                  // (6)
+void read_of_neighbour(float* out, float* scratch, bool faulty, Stream& stream);                   // (64)
+void last_block_sums(float* out, float* partial, unsigned* counter, bool faulty, Stream& stream);  // partial (4)
+void atomics_meet(float* sum, bool faulty, Stream& stream);
+void read_local_of_other(float* out, Stream& stream);
+
+// shared.cu; fault 0: none
+void reverse(float* out, int fault, Stream& stream);       // (64)
+void warp_reverse(float* out, int fault, Stream& stream);  // (32)
+void uninitialised_shared(float* out, bool faulty, Stream& stream);
+void beyond_shared(float* out, int at, bool of_array, Stream& stream);             // shared() has 4 floats, the array 8
+void pipeline(float* out, const float* in, int tiles, int fault, Stream& stream);  // in (tiles,64)
+void ldmatrix_rows(uint32_t* out, bool faulty, Stream& stream);                    // (32,4)
 
 }  // namespace traincu::simt_faults

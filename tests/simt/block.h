@@ -71,6 +71,5 @@ extern Thread* self;
 
 int thread_of_stack(const void* address);  // whose stack holds it; -1
 std::string text_of(const Where& at);
-std::string source_line(const void* pc);  // "kernels/norm.cu:12" where addr2line is installed, else the address (names.cpp)
 
 }  // namespace traincu::simt

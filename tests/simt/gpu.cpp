@@ -14,6 +14,7 @@
 #include "src/device/stream.h"
 #include "tests/simt/access.h"
 #include "tests/simt/memory.h"
+#include "tests/simt/names.h"
 #include "tests/simt/order.h"
 #include "tests/simt/runner.h"
 

@@ -11,6 +11,7 @@
 
 #include "src/base/error.h"
 #include "tests/simt/block.h"
+#include "tests/simt/names.h"
 
 namespace traincu::simt {
 

@@ -1,4 +1,5 @@
-// Names for addresses: of kernels from the symbol table of this executable, of source lines from addr2line.
+#include "tests/simt/names.h"
+
 #include <cxxabi.h>
 #include <elf.h>
 #include <link.h>
@@ -10,10 +11,10 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <regex>
 #include <vector>
 
 #include "src/base/error.h"
-#include "tests/simt/block.h"
 
 namespace traincu::simt {
 
@@ -58,23 +59,50 @@ std::map<uintptr_t, std::string> read_functions() {
 
 }  // namespace
 
-std::string name_of_kernel(const void* kernel) {
-    static const auto& functions = *new std::map<uintptr_t, std::string>(read_functions());  // lives to the end: reports are written there
-    const auto found = functions.find(reinterpret_cast<uintptr_t>(kernel) - load_bias());
-    if (found == functions.end()) return format("at %p (is the executable stripped?)", kernel);
+namespace {
+
+const std::map<uintptr_t, std::string>& functions() {
+    static const auto& all = *new std::map<uintptr_t, std::string>(read_functions());  // lives to the end: reports are written there
+    return all;
+}
+
+// "void traincu::gpu::norm_kernel<float, 4>(float*, ...)" -> "norm_kernel<float, 4>"
+std::string short_name(const std::string& mangled) {
     int status = 0;
-    char* demangled = abi::__cxa_demangle(found->second.c_str(), nullptr, nullptr, &status);
-    std::string name = status == 0 ? demangled : found->second;
+    char* demangled = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status);
+    std::string name = status == 0 ? demangled : mangled;
     std::free(demangled);
-    // "void traincu::gpu::norm_kernel<float, 4>(float*, ...)" -> "norm_kernel<float, 4>"
-    if (const size_t arguments = name.find('('); arguments != std::string::npos) name.resize(arguments);
-    const size_t end = name.find('<');
-    const size_t colons = name.rfind("::", end);
-    const size_t space = name.rfind(' ', end);
-    size_t begin = 0;
-    if (colons != std::string::npos) begin = colons + 2;
-    if (space != std::string::npos && space + 1 > begin) begin = space + 1;
-    return name.substr(begin);
+    const size_t template_begins = name.find('<');
+    const size_t arguments = template_begins == std::string::npos ? name.find('(') : name.rfind(">(");
+    if (arguments != std::string::npos) name.resize(template_begins == std::string::npos ? arguments : arguments + 1);
+    const size_t before = name.find_last_of(": ", template_begins);
+    return before == std::string::npos ? name : name.substr(before + 1);
+}
+
+}  // namespace
+
+std::string name_of_kernel(const void* kernel) {
+    const auto found = functions().find(reinterpret_cast<uintptr_t>(kernel) - load_bias());
+    return found == functions().end() ? format("at %p (is the executable stripped?)", kernel) : short_name(found->second);
+}
+
+std::set<std::string> functions_named(const std::string& name) {
+    std::set<std::string> found;
+    for (const auto& [address, mangled] : functions()) {
+        if (mangled.find(name) == std::string::npos) continue;  // saves most of the demangling
+        const std::string instance = short_name(mangled);
+        if (instance == name || instance.starts_with(name + "<")) found.insert(instance);
+    }
+    return found;
+}
+
+std::set<std::string> kernels_in(const std::string& source) {
+    static const std::regex comments(R"(//[^\n]*|/\*[^]*?\*/)");
+    static const std::regex kernel(R"(__global__\s+void\s+(?:__launch_bounds__\s*\([^;{]*?\)\s*)?(\w+)\s*\()");
+    const std::string text = std::regex_replace(source, comments, " ");
+    std::set<std::string> names;
+    for (std::sregex_iterator match(text.begin(), text.end(), kernel), end; match != end; ++match) names.insert((*match)[1]);
+    return names;
 }
 
 std::string source_line(const void* pc) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/simt/block.h"
+#include "tests/simt/names.h"
 
 namespace traincu::simt::report {
 

@@ -8,6 +8,7 @@
 #include "tests/simt/access.h"
 #include "tests/simt/block.h"
 #include "tests/simt/memory.h"
+#include "tests/simt/names.h"
 #include "tests/simt/report.h"
 
 uint3 threadIdx, blockIdx;
@@ -331,6 +332,13 @@ static void run_block(const Launch& launch, uint3 index) {
     self = nullptr;
 }
 
+static std::set<const void*> launched_kernels;
+std::set<std::string> launched() {
+    std::set<std::string> names;
+    for (const void* kernel : launched_kernels) names.insert(name_of_kernel(kernel));
+    return names;
+}
+
 std::string run(const Launch& launch) {
     const uint64_t blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
     if (blocks > 1u << 24)
@@ -340,6 +348,7 @@ std::string run(const Launch& launch) {
     for (uint64_t i = 0; i < blocks; i++) order[i] = static_cast<uint32_t>(i);
     for (uint64_t i = blocks; i > 1; i--) std::swap(order[i - 1], order[below(static_cast<uint32_t>(i))]);
     block.failure.clear();
+    launched_kernels.insert(launch.kernel);
     begin_launch_order();
     gridDim = launch.grid, blockDim = launch.block;
     for (uint32_t i : order) {

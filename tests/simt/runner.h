@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <set>
 #include <source_location>
 #include <string>
 
@@ -30,7 +31,7 @@ struct Launch {
 // Runs it to its end, or to its first failure: a sentence that names kernel, block, thread and source line. Empty: it went well.
 std::string run(const Launch& launch);
 
-std::string name_of_kernel(const void* kernel);  // demangled, from this executable's symbol table (names.cpp)
+std::set<std::string> launched();  // the names of all kernels that were run in this process
 
 // Random numbers of the runner: below(n) in [0, n).
 uint32_t below(uint32_t n);

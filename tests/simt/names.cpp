@@ -72,11 +72,17 @@ std::string short_name(const std::string& mangled) {
     char* demangled = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status);
     std::string name = status == 0 ? demangled : mangled;
     std::free(demangled);
-    const size_t template_begins = name.find('<');
-    const size_t arguments = template_begins == std::string::npos ? name.find('(') : name.rfind(">(");
-    if (arguments != std::string::npos) name.resize(template_begins == std::string::npos ? arguments : arguments + 1);
-    const size_t before = name.find_last_of(": ", template_begins);
-    return before == std::string::npos ? name : name.substr(before + 1);
+    // up to the parameters, from the last of "::" and " " on, neither within <>
+    size_t begin = 0;
+    int depth = 0;
+    for (size_t i = 0; i < name.size(); i++) {
+        if (name[i] == '<') depth++;
+        if (name[i] == '>') depth--;
+        if (depth > 0) continue;
+        if (name[i] == '(') return name.substr(begin, i - begin);
+        if (name[i] == ':' || name[i] == ' ') begin = i + 1;
+    }
+    return name.substr(begin);
 }
 
 }  // namespace

@@ -146,6 +146,14 @@ TEST_SUITE("simt") {
         }
     }
 
+    TEST_CASE("simt: arguments are passed by value") {
+        Stream stream = gpu_stream();
+        Managed<float> out(1, 0.0f);
+        faults::sum_pack(out.data, stream);
+        stream.synchronize();
+        CHECK(out[0] == 10.0f);
+    }
+
     TEST_CASE("simt: atomics") {
         Stream stream = gpu_stream();
         Managed<int32_t> counters(3, 0);

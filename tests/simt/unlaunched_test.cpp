@@ -37,6 +37,7 @@ TEST_SUITE("simt") {
               std::set<std::string>{"one_kernel", "two_kernel"});
         CHECK(simt::functions_named("product_kernel") ==
               std::set<std::string>{"product_kernel<traincu::bf16>", "product_kernel<traincu::gpu::half_bits>"});
+        CHECK(simt::functions_named("sum_pack_kernel") == std::set<std::string>{"sum_pack_kernel"});  // has a template as parameter
     }
 
     TEST_CASE("simt: every kernel is launched by a test") {

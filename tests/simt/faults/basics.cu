@@ -92,6 +92,9 @@ __global__ void count_kernel(int32_t* counters) {
 }
 void count_atomically(int32_t* counters, Stream& stream) { launch(count_kernel, 5, 96, 0, stream, counters); }
 
+__global__ void sum_pack_kernel(float* out, Pack<float> pack) { *out = pack[0] + pack[1] + pack[2] + pack[3]; }
+void sum_pack(float* out, Stream& stream) { launch(sum_pack_kernel, 1, 1, 0, stream, out, Pack<float>{1, 2, 3, 4}); }
+
 __global__ void shuffle_missing_lane_kernel(int32_t* out, bool faulty) {
     const int lane = static_cast<int>(threadIdx.x);
     if (faulty && lane == 9) return;

@@ -14,6 +14,7 @@ void coordinates(int32_t* out, unsigned bx, unsigned by, unsigned bz, Stream& st
 void collectives(int32_t* out, Stream& stream);                                                  // (64, 12)
 void sum_blocks(float* out, const float* in, int64_t n, int64_t blocks, Stream& stream);
 void product_m16n8k16(float* out, const void* a, const void* b, bool is_bf16, Stream& stream);
+void sum_pack(float* out, Stream& stream);
 void count_atomically(int32_t* counters, Stream& stream);
 
 void shuffle_missing_lane(int32_t* out, bool faulty, Stream& stream);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <math.h>  // CUDA has these names in the global namespace too: isfinite(), ...
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>

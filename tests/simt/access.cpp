@@ -1,6 +1,7 @@
 #include "tests/simt/access.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <map>
 #include <vector>
@@ -49,7 +50,7 @@ bool ordered_slow(Stamp stamp) {
     const uint32_t interval = interval_of(stamp);
     const int lane = static_cast<int>(stamp & lane_bits);
     if (interval == async_interval) return false;
-    if (interval < item_first()) return ordered_before_item(interval);
+    if (interval < item_now.first) return ordered_before_item(interval);
     if (interval < block_first) {
         const auto other = static_cast<size_t>(block_of(interval));
         return other < seen.size() && seen[other];
@@ -62,29 +63,34 @@ bool ordered_slow(Stamp stamp) {
 }
 // Of all threads of the block: work of before the launch, or before the last barrier.
 bool ordered_for_all(uint32_t interval) {
-    return interval < item_floor() ? interval != async_interval : interval >= block_first && interval < barrier;
+    return interval < item_now.floor ? interval != async_interval : interval >= block_first && interval < barrier;
 }
 // Whether what the stamp says happened before what this thread does now.
 bool ordered(Stamp stamp) { return ordered_for_all(interval_of(stamp)) || bare(stamp) == mine() || ordered_slow(stamp); }
 bool of_own_warp(Stamp stamp) { return interval_of(stamp) >= block_first && warp_of[interval_of(stamp) - block_first] == self->warp; }
 
+// Of all lanes of this thread's warp: work of before they were last put in order.
+bool of_a_whole_warp(Stamp stamp) { return interval_of(stamp) < block.warps[static_cast<size_t>(self->warp)].whole_interval; }
+
 // The cell's last reader, now that this thread reads.
 Stamp next_reader(Stamp last, Stamp me) {
-    if (last == 0 || ordered_for_all(interval_of(last))) return me;
+    if (last == me || last == 0 || ordered_for_all(interval_of(last))) return me;
+    if (last & many_warps) return last;  // until a barrier orders all of them, it does not matter who they were
+    if (interval_of(last) == interval_of(me)) return me | many_lanes;
     if (!of_own_warp(last)) return ordered_slow(last) ? me : me | many_warps;
-    return me | (last & many_warps) | (ordered(last) && (bare(last) != me || !(last & many_lanes)) ? 0 : many_lanes);
+    return me | (ordered_slow(last) && !(last & many_lanes) ? 0 : of_a_whole_warp(last) ? 0 : many_lanes);
 }
 // Whether all that read last did so before this thread writes.
 bool readers_past(Stamp last, Stamp me) {
     if (last == 0 || ordered_for_all(interval_of(last))) return true;
     if (last & many_warps) return false;
-    if (last & many_lanes) return of_own_warp(last) && interval_of(last) < block.warps[static_cast<size_t>(self->warp)].whole_interval;
+    if (last & many_lanes) return of_own_warp(last) && of_a_whole_warp(last);
     return bare(last) == me || ordered_slow(last);
 }
 
 std::string who(Stamp stamp) {
     const uint32_t interval = interval_of(stamp);
-    if (interval < item_first()) return item_of(interval);
+    if (interval < item_now.first) return item_of(interval);
     if (interval < block_first) {
         const uint3 index = blocks[static_cast<size_t>(block_of(interval))].index;
         return format("block (%u,%u,%u)", index.x, index.y, index.z);
@@ -114,22 +120,29 @@ enum class Access { read, write, atomic };
 }
 
 template <Access access>
+Cell next_cell(Cell cell, Stamp me, bool may_be_unwritten, bool bytewise, const void* address, const void* pc) {
+    bool good = true;
+    if (cell.write == 0)
+        good = access == Access::write || may_be_unwritten;
+    else if (cell.write != me)
+        good = ordered(cell.write) || (access == Access::atomic && (cell.write & atomic_bit)) ||
+               (bytewise && interval_of(cell.write) != async_interval);
+    if (access != Access::read && cell.read != me) good = good && (readers_past(cell.read, me) || bytewise);
+    if (!good) complain(access, cell, address, pc);
+    if (access == Access::read) return {cell.write, next_reader(cell.read, me)};
+    return {access == Access::atomic ? me | atomic_bit : me, 0};
+}
+template <Access access>
 void check_cells(Cell* cells, int64_t count, const void* address, bool may_be_unwritten, bool bytewise, const void* pc) {
     const Stamp me = mine();
-    for (int64_t i = 0; i < count; i++) {
-        Cell& cell = cells[i];
-        bool good = true;
-        if (cell.write == 0)
-            good = access == Access::write || may_be_unwritten;
-        else if (cell.write != me)
-            good = ordered(cell.write) || (access == Access::atomic && (cell.write & atomic_bit)) ||
-                   (bytewise && interval_of(cell.write) != async_interval);
-        if (access != Access::read && cell.read != me) good = good && (readers_past(cell.read, me) || bytewise);
-        if (!good) complain(access, cell, static_cast<const std::byte*>(address) + 2 * i, pc);
-        if (access == Access::read) {
-            if (cell.read != me) cell.read = next_reader(cell.read, me);
-        } else
-            cell = {access == Access::atomic ? me | atomic_bit : me, 0};
+    Cell before = cells[0], after = next_cell<access>(before, me, may_be_unwritten, bytewise, address, pc);
+    cells[0] = after;
+    for (int64_t i = 1; i < count; i++) {
+        if (std::bit_cast<uint64_t>(cells[i]) != std::bit_cast<uint64_t>(before)) {  // mostly the same, so is the answer
+            before = cells[i];
+            after = next_cell<access>(before, me, may_be_unwritten, bytewise, static_cast<const std::byte*>(address) + 2 * i, pc);
+        }
+        cells[i] = after;
     }
 }
 
@@ -290,7 +303,7 @@ namespace {
 // Another stream's unordered access is a race here too.
 void check_host_cell(const Cell& cell, bool write, const void* address) {
     const auto unordered = [](Stamp stamp) {
-        return stamp && interval_of(stamp) >= item_floor() && !ordered_before_item(interval_of(stamp));
+        return stamp && interval_of(stamp) >= item_now.floor && !ordered_before_item(interval_of(stamp));
     };
     const Stamp other = unordered(cell.write) ? cell.write : write && unordered(cell.read) ? cell.read : 0;
     if (other)

@@ -17,7 +17,7 @@ struct Item {
 };
 std::vector<Item> items;  // begun, in the order of time; the last is under way
 Clock clock_now;          // of the item under way
-uint32_t next = first_interval, floor_now = first_interval;
+uint32_t next = first_interval;
 constexpr uint32_t limit = 1u << 24;  // stamps have so many bits for an interval
 
 bool before(const Item& item) {
@@ -38,10 +38,10 @@ void join(Clock& clock, const Clock& other) {
 
 void begin_item(int stream, uint64_t index, const Clock& clock, std::string name) {
     clock_now = clock;
-    floor_now = next;
+    item_now = {next, next};
     for (const Item& item : items)
         if (!before(item)) {
-            floor_now = item.first;
+            item_now.floor = item.first;
             break;
         }
     items.push_back({next, stream, index, std::move(name)});
@@ -50,15 +50,14 @@ void forget_items() {
     items.clear();
     if (next < limit / 2) return;
     forget_stamps();
-    next = floor_now = first_interval;
+    next = first_interval;
 }
 
 uint32_t new_interval() {
     if (next == limit) throw Error(ExitCode::hardware, "SIMT runner: too many barriers in one launch");
     return next++;
 }
-uint32_t item_first() { return items.back().first; }
-uint32_t item_floor() { return floor_now; }
+ItemNow item_now;
 bool ordered_before_item(uint32_t interval) {
     const Item* item = find_item(interval);
     return !item || before(*item);

@@ -15,14 +15,17 @@ constexpr uint32_t first_interval = 3;
 using Clock = std::vector<uint64_t>;  // by stream: how much of its work is past
 void join(Clock& clock, const Clock& other);
 
-// One piece of a stream's work begins: the `index`th of `stream`, known to come after all that `clock` says. Its first interval.
+// One piece of a stream's work begins: the `index`th of `stream`, known to come after all that `clock` says.
 void begin_item(int stream, uint64_t index, const Clock& clock, std::string name);
 void forget_items();  // nothing is in line, and the host waited for all: it comes before whatever comes now
 
 uint32_t new_interval();
-uint32_t item_first();                        // first interval of the item under way
-uint32_t item_floor();                        // all intervals before it are ordered before this item
-bool ordered_before_item(uint32_t interval);  // of one before item_first()
+struct ItemNow {
+    uint32_t first;  // its first interval
+    uint32_t floor;  // all intervals before this one are ordered before the item
+};
+extern ItemNow item_now;
+bool ordered_before_item(uint32_t interval);  // of one before item_now.first
 std::string item_of(uint32_t interval);       // "kernel norm_kernel of another stream"
 
 }  // namespace traincu::simt

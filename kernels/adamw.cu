@@ -93,9 +93,11 @@ __device__ void update(const AdamwArrays<Moment>& a, const AdamwFactors& f, cons
     const float decay = decays(a.ranges, a.range_count, i) ? f.decay : 0.0f;
 #pragma unroll
     for (int j = 0; j < width; j++) {
+        // Fused where written and nowhere else: the bits do not depend on `width`.
         const float g = s.clip * grad[j];
-        m[j] = f.beta1 * m[j] + f.rest1 * g, v[j] = f.beta2 * v[j] + f.rest2 * (g * g);
-        param[j] -= f.lr * (m[j] * s.m_correction / (sqrtf(v[j] * s.v_correction) + f.eps) + decay * param[j]);
+        m[j] = fmaf(f.beta1, m[j], f.rest1 * g), v[j] = fmaf(f.beta2, v[j], f.rest2 * (g * g));
+        const float change = m[j] * s.m_correction / (sqrtf(v[j] * s.v_correction) + f.eps);
+        param[j] = fmaf(-f.lr, fmaf(decay, param[j], change), param[j]);
     }
     store_floats(a.param + i, param);
     store_moments(a.m, a.v, m, v, i, f.seed, s.step);

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(embedding_warps* warp_size, 8)
     const int64_t c = (int64_t{blockIdx.y} * warp_size + lane) * width;
     const bool owner = c < C;  // the other lanes help with the indices
     float* total = dtable + id * C + c;
-    float sum[width];
+    float sum[width] = {};
     if (owner) load_floats(sum, total);
     dout += c;
     int length = warp_size;  // of the run, within the 32 places from k

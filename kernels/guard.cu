@@ -6,6 +6,8 @@
 
 namespace traincu::gpu {
 
+inline __device__ bool finite(double x) { return fabs(x) < INFINITY; }  // false for NaN
+
 // Standard deviations of x above the window's mean.
 inline __device__ double zscore(const double* window, double x) {
     constexpr int n = GuardState::window;
@@ -18,8 +20,8 @@ inline __device__ double zscore(const double* window, double x) {
 }
 
 inline __device__ Verdict judge(GuardState& s, double limit) {
-    if (!isfinite(s.loss)) return Verdict::loss_not_finite;
-    if (!isfinite(s.norm)) return Verdict::norm_not_finite;
+    if (!finite(s.loss)) return Verdict::loss_not_finite;
+    if (!finite(s.norm)) return Verdict::norm_not_finite;
     if (limit <= 0 || s.filled < GuardState::window) return Verdict::accepted;
     if ((s.z = zscore(s.losses, s.loss)) > limit) return Verdict::loss_spike;
     if ((s.z = zscore(s.norms, s.norm)) > limit) return Verdict::norm_spike;
@@ -39,11 +41,11 @@ __global__ void guard_step_kernel(GuardState* state, const double* loss_sum, con
     s.loss = p.loss_scale * *loss_sum, s.norm = sqrt(*grad_squares);
     s.clip = p.grad_clip > 0 && s.norm > p.grad_clip ? p.grad_clip / s.norm : 1;
     s.verdict = judge(s, p.zscore_limit);
-    const bool finite = s.verdict != Verdict::loss_not_finite && s.verdict != Verdict::norm_not_finite;
-    s.consecutive_nonfinite = finite ? 0 : s.consecutive_nonfinite + 1;
+    const bool is_finite = s.verdict != Verdict::loss_not_finite && s.verdict != Verdict::norm_not_finite;
+    s.consecutive_nonfinite = is_finite ? 0 : s.consecutive_nonfinite + 1;
     if (s.verdict != Verdict::accepted) {
         s.skipped++;
-        if (finite && ++s.consecutive_skips > GuardState::level_shift) s.filled = s.consecutive_skips = 0;
+        if (is_finite && ++s.consecutive_skips > GuardState::level_shift) s.filled = s.consecutive_skips = 0;
         return;
     }
     s.consecutive_skips = 0, s.adam_steps++;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/kernels/bits.h"
 #include "tests/support/numeric.h"
 
 namespace traincu::test {
@@ -91,6 +92,35 @@ TEST_SUITE("guard") {
             CHECK(guard.state().losses[i] == i + 3);
             CHECK(guard.state().norms[i] == 2 * (i + 3));
         }
+    }
+
+    TEST_CASE("guard: the GPU judges as the CPU does, to the last bit, over a long run of all that happens") {
+        Pool pool;
+        Tensor here = pool.zeros(Dtype::f64, {guard_state_size}), there = pool.zeros(Dtype::f64, {guard_state_size});
+        Tensor loss = pool.zeros(Dtype::f64, {1}), squares = pool.zeros(Dtype::f64, {1});
+        const GuardState fresh;
+        Stream cpu;
+        cpu.upload(here, &fresh), test_stream().upload(there, &fresh);
+        const Random random{7, RandomStream::sampling};
+        double level = 3;
+        int64_t verdicts[5] = {};
+        for (uint32_t step = 0; step < 900; step++) {
+            level = step == 500 ? 7 : level - 0.001;
+            double x = level + 0.05 * random.normal(step, 0), norm = 1 + 0.1 * random.normal(step, 1);
+            const uint64_t event = random.below(60, step, 2);
+            if (event == 0) x += 3;
+            if (event == 1) norm *= 5;
+            if (event == 2) x = nan;
+            if (event == 3) norm = inf;
+            Pool::set(loss, 0, 100 * x), Pool::set(squares, 0, norm * norm);
+            const GuardParams p{0.01, 4, step % 2 == 0 ? 0.9 : 0};
+            guard_step(here, loss, squares, p, cpu);
+            guard_step(there, loss, squares, p, test_stream());
+            test_stream().synchronize();
+            REQUIRE(equal_bits(here, there));
+            verdicts[static_cast<int>(guard_state_of(there).verdict)]++;
+        }
+        for (int64_t count : verdicts) CHECK(count > 0);
     }
 }
 

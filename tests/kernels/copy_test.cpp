@@ -1,0 +1,96 @@
+#include "kernels/copy.h"
+
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "tests/kernels/bits.h"
+#include "tests/support/numeric.h"
+
+namespace traincu::test {
+namespace {
+
+const Dtype all_dtypes[] = {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::i32, Dtype::i64};
+
+// Columns [first, first + C) of a matrix of whole numbers; `wide` is the matrix.
+struct View {
+    View(Pool& pool, Dtype dtype, int64_t N, int64_t C, int64_t first, int64_t width)
+        : wide(pool.copy(pool.integers({N, width}, 200), dtype)), part(wide.slice_cols(first, C)) {}
+    Tensor wide, part;
+};
+
+}  // namespace
+
+TEST_SUITE("copy") {
+    TEST_CASE("copy: zero and copy change the view and nothing beside it, in every type") {
+        for (Dtype dtype : all_dtypes)
+            for (int64_t N : {1, 17, 129})
+                for (int64_t C : {1, 7, 16, 130})
+                    for (int64_t gap : {0, 1, 16}) {
+                        Pool pool;
+                        View to(pool, dtype, N, C, gap, C + 2 * gap), from(pool, dtype, N, C, 0, C + gap);
+                        Tensor before = pool.copy(to.wide, dtype);
+                        auto check = [&](auto expected) {
+                            test_stream().synchronize();
+                            int64_t right = 0;
+                            for (int64_t i = 0; i < to.wide.numel(); i++) {
+                                const int64_t n = i / to.wide.cols(), c = i % to.wide.cols() - gap;
+                                right += Pool::get(to.wide, i) == (c >= 0 && c < C ? expected(n, c) : Pool::get(before, i));
+                            }
+                            CHECK(right == to.wide.numel());
+                        };
+                        copy(to.part, from.part, test_stream());
+                        check([&](int64_t n, int64_t c) { return Pool::get(from.wide, n * (C + gap) + c); });
+                        zero(to.part, test_stream());
+                        check([](int64_t, int64_t) { return 0.0; });
+                    }
+    }
+
+    TEST_CASE("copy: f32 is rounded to the nearest bf16, the even one of two; back it is exact") {
+        std::vector<double> values = {0.0, -0.0, 1.0, 1.00390625, 1.01171875, 1.0039063, 65504, 3.4028234e38, -1e-40, 1e-45, 2.5e-38};
+        values.push_back(std::numeric_limits<double>::infinity()), values.push_back(-std::numeric_limits<double>::infinity());
+        for (int64_t n : {1, 17, 1000, 4096})
+            for (int64_t gap : {0, 3, 8}) {
+                Pool pool;
+                Tensor from = pool.normal(Dtype::f32, {3, n + gap}).slice_cols(gap, n),
+                       to = pool.zeros(Dtype::bf16, {3, n + gap}).slice_cols(0, n);
+                Tensor back = pool.poison(Dtype::f32, {3, n});
+                for (size_t i = 0; i < values.size(); i++)
+                    if (static_cast<int64_t>(i) < n) from.as<float>()[i] = static_cast<float>(values[i]);
+                copy(to, from, test_stream());
+                copy(back, to, test_stream());
+                test_stream().synchronize();
+                for (int64_t row = 0; row < 3; row++)
+                    for (int64_t c = 0; c < n; c++) {
+                        const uint16_t expected = float_to_bf16(from.as<float>()[row * from.row_stride + c]);
+                        CHECK(to.as<bf16>()[row * to.row_stride + c].bits == expected);
+                        CHECK(std::bit_cast<uint32_t>(back.as<float>()[row * n + c]) == uint32_t{expected} << 16);
+                    }
+            }
+    }
+
+    TEST_CASE("copy: NaN stays NaN; a flat array of any length is converted") {
+        for (int64_t n : {1, 8, 1001, 1024}) {
+            Pool pool;
+            Tensor from = pool.normal(Dtype::f32, {n}), to = pool.zeros(Dtype::bf16, {n}), back = pool.zeros(Dtype::f32, {n});
+            from.as<float>()[n - 1] = std::bit_cast<float>(0x7F800001u);  // a NaN whose upper half alone is infinite
+            copy(to, from, test_stream());
+            copy(back, to, test_stream());
+            test_stream().synchronize();
+            for (int64_t i = 0; i < n - 1; i++) CHECK(to.as<bf16>()[i].bits == float_to_bf16(from.as<float>()[i]));
+            CHECK(std::isnan(Pool::get(to, n - 1)));
+            CHECK(std::isnan(Pool::get(back, n - 1)));
+        }
+    }
+
+    TEST_CASE("copy: shapes and types must fit") {
+        Pool pool;
+        Tensor a = pool.zeros(Dtype::f32, {4, 6}), b = pool.zeros(Dtype::f32, {4, 5}), c = pool.zeros(Dtype::i32, {4, 6});
+        CHECK_THROWS_AS(copy(a, b, test_stream()), std::logic_error);
+        CHECK_THROWS_AS(copy(a, c, test_stream()), std::logic_error);
+    }
+}
+
+}  // namespace traincu::test

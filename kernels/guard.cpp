@@ -13,7 +13,7 @@ double zscore(const double* window, double x) {
     double mean = 0, variance = 0;
     for (int64_t i = 0; i < n; i++) mean += window[i];
     mean /= n;
-    for (int64_t i = 0; i < n; i++) variance += (window[i] - mean) * (window[i] - mean);
+    for (int64_t i = 0; i < n; i++) variance = std::fma(window[i] - mean, window[i] - mean, variance);  // as the GPU does
     const double deviation = std::sqrt(variance / n);
     return deviation > 0 ? (x - mean) / deviation : 0;
 }

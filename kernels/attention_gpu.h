@@ -88,15 +88,17 @@ inline __device__ float attention_dot(const float* a, const float* b, int HS) {
 template <int columns>
 __device__ void attention_add_rows(float (&sums)[columns], float factor, const float* tile, int begin, int end,
                                    const AttentionSizes& sizes) {
-    const int lane = static_cast<int>(threadIdx.x) % warp_size;
-    for (int r = begin; r < end; r++) {
-        const float row_factor = __shfl_sync(all_lanes, factor, r);
+    const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
+    float* factors = shared_array<float, attention_threads>() + warp * warp_size;
+    __syncwarp();  // the factors before have been read
+    factors[lane] = factor;
+    __syncwarp();
+    for (int r = begin; r < end; r++)
 #pragma unroll
         for (int i = 0; i < columns; i++) {
             const int d = lane + i * warp_size;
-            if (d < sizes.HS) sums[i] = fmaf(row_factor, tile[r * sizes.pitch + d], sums[i]);
+            if (d < sizes.HS) sums[i] = fmaf(factors[r], tile[r * sizes.pitch + d], sums[i]);
         }
-    }
 }
 
 // exp(score - reference), through the base that the hardware knows. The scores are never scaled by log2(e) themselves: of a large one that

@@ -160,7 +160,7 @@ struct Naive {
 };
 
 const Shape ragged{4, 2, 16,
-                   documents(on_gpu() ? std::vector<int64_t>{1, 40, 3, 1, 66, 33, 17} : std::vector<int64_t>{1, 70, 3, 1, 130, 64, 17})};
+                   documents(on_gpu() ? std::vector<int64_t>{1, 34, 3, 1, 40, 17} : std::vector<int64_t>{1, 70, 3, 1, 130, 64, 17})};
 
 // Of the GPU's, small ones: the SIMT runner executes each thread one after another.
 std::vector<Shape> shapes() {
@@ -170,8 +170,8 @@ std::vector<Shape> shapes() {
             {2, 2, 16, documents({17})},
             {2, 1, 8, documents({127})},
             {7, 1, 16, documents({33})},
-            {1, 1, 80, documents({41})},
-            {2, 1, 128, documents({33, 1, 9})},
+            {1, 1, 80, documents({33})},
+            {2, 1, 128, documents({20, 1, 9})},
             {3, 3, 20, documents({65, 5})},
             {2, 1, 7, documents({19, 2})},
             ragged,
@@ -179,8 +179,8 @@ std::vector<Shape> shapes() {
             {1, 1, 256, documents({9}), 8},
             {2, 1, 200, documents({17}), 16},
             {4, 4, 64, {{0, 1, 0, 130, 129}}},
-            {2, 1, 8, {{0, 70, 5, 200, 130}, {70, 3, 205, 67, 64}}},
-            {2, 2, 8, {{0, 70, 0, 199, 129}}},
+            {2, 1, 8, {{0, 40, 5, 100, 60}, {40, 3, 105, 67, 64}}},
+            {2, 2, 8, {{0, 35, 0, 99, 64}}},
         };
     return {
         {1, 1, 8, documents({1})},

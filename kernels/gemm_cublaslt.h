@@ -1,8 +1,10 @@
 // NVIDIA's matrix product, cuBLASLt, behind the linear layers (kernels/matmul.h). Declared weak: a build without the library links without
 // gemm_cublaslt.cpp, and kernels/matmul.cu then uses its own product.
 //
-// A function returns false, having done nothing, where the library takes no such problem: rows or pointers that do not begin at multiples
-// of 16 bytes. The caller's own product takes all.
+// A function returns false, having done nothing, where the library takes no such problem: tensors whose rows do not begin at multiples of
+// 16 bytes, or what it has no algorithm for. The caller's own product takes all.
+//
+// The first call of a shape waits for the GPU: it times what the library proposes, unless an earlier run has (kernels/gemm_cache.h).
 #pragma once
 
 #include <cstdint>
@@ -12,8 +14,12 @@
 
 namespace traincu::gpu {
 
+// The beginning of the stream's workspace that the library uses; the rest is free for the caller.
+TRAINCU_GPU int64_t cublaslt_workspace_bytes(const Stream& stream);
+
 TRAINCU_GPU bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
 TRAINCU_GPU bool cublaslt_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream);
-TRAINCU_GPU bool cublaslt_backward_weight(Tensor dweight, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
+// column_sums, if not null: (units,OC) f32, overwritten with the sums over each unit's rows of dout, which pass by anyway.
+TRAINCU_GPU bool cublaslt_backward_weight(Tensor dweight, float* column_sums, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
 
 }  // namespace traincu::gpu

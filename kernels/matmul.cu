@@ -486,9 +486,21 @@ void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stre
 }
 
 void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream) {
-    if (dout.rows() == 0) return;
-    if (!(use_cublaslt() && cublaslt_backward_weight(dweight, dout, inp, unit_rows, stream)))
-        multiply<false, false, float>(dweight, dout, inp, {}, dout.rows(), unit_rows, true, stream);
+    const int64_t rows = dout.rows(), OC = dout.cols();
+    if (rows == 0) return;
+    if (use_cublaslt()) {
+        // The library's sums of dout overwrite: they go into the workspace, one row a unit, and are added from there.
+        const int64_t units = div_ceil(rows, unit_rows == 0 ? rows : unit_rows), begin = cublaslt_workspace_bytes(stream);
+        const int64_t end = begin + units * OC * int64_t{sizeof(float)};
+        if (dbias && end <= stream.workspace_bytes()) {
+            float* sums = reinterpret_cast<float*>(static_cast<std::byte*>(stream.workspace(end)) + begin);
+            if (cublaslt_backward_weight(dweight, sums, dout, inp, unit_rows, stream))
+                return launch(bias_add_partial_sums_kernel, dim3(static_cast<unsigned>(div_ceil(OC, 256))), dim3(256), 0, stream,
+                              dbias.as<float>(), sums, OC, units, int64_t{1});
+        }
+    }
+    if (!(use_cublaslt() && cublaslt_backward_weight(dweight, nullptr, dout, inp, unit_rows, stream)))
+        multiply<false, false, float>(dweight, dout, inp, {}, rows, unit_rows, true, stream);
     if (!dbias) return;
     if (dout.dtype == Dtype::bf16)
         add_column_sums<bf16>(dbias, dout, unit_rows, stream);

@@ -103,15 +103,24 @@ struct Shape {
     int64_t gap = 0;  // multiples of 8: rows begin at multiples of 16 bytes, as slices of packed buffers do; else they do not
 };
 std::vector<Shape> odd_shapes() {
-    std::vector<Shape> shapes = {{1, 1, 1, 3},     {7, 17, 63, 3},   {17, 7, 1, 3},    {1, 129, 65, 3}, {65, 1, 129, 3},  {63, 65, 17, 3},
-                                 {129, 63, 65, 3}, {13, 33, 385, 3}, {12, 32, 384, 3}, {5, 16, 24, 8},  {65, 72, 136, 8}, {33, 40, 64, 0}};
-    shapes.push_back(on_gpu() ? Shape{131, 300, 7, 3} : Shape{130, 4100, 7, 3});
-    if (on_gpu()) {  // enough tiles of 128x128 for every multiprocessor
-        shapes.push_back({gpu::device_info().multiprocessors * int64_t{64} + 40, 264, 72, 8});
-        shapes.push_back({200, 136, 200, 8});
-    }
-    return shapes;
+    if (!on_gpu())
+        return {{1, 1, 1, 3},     {7, 17, 63, 3},   {17, 7, 1, 3},    {1, 129, 65, 3},  {65, 1, 129, 3},  {63, 65, 17, 3},
+                {129, 63, 65, 3}, {13, 33, 385, 3}, {12, 32, 384, 3}, {65, 72, 136, 8}, {130, 4100, 7, 3}};
+    return {{1, 1, 1, 3},
+            {7, 17, 63, 3},
+            {17, 7, 1, 3},
+            {1, 129, 65, 3},
+            {65, 1, 129, 3},
+            {63, 65, 17, 3},
+            {129, 33, 65, 3},
+            {13, 33, 200, 3},
+            {5, 16, 24, 8},
+            {65, 72, 136, 8},
+            {33, 40, 64, 0},
+            {gpu::device_info().multiprocessors * int64_t{64} + 40, 136, 72, 8}};  // enough tiles of 128x128 for every multiprocessor
 }
+// What the library refuses is ours: a few such cases are enough.
+bool repeats_own(GemmEngine engine, const Shape& s) { return engine == GemmEngine::cublaslt && s.gap % 8 != 0 && s.N > 7; }
 
 }  // namespace
 
@@ -122,6 +131,7 @@ TEST_SUITE("matmul") {
             for (Dtype dtype : test_dtypes())
                 for (const Shape& s : odd_shapes())
                     for (bool with_bias : {false, true}) {
+                        if (repeats_own(engine, s) || (on_gpu() && !with_bias && s.N > 17)) continue;
                         set_gemm_engine(engine);
                         INFO(engine_name(), " ", std::string(name_of(dtype)), " ", s.N, " ", s.OC, " ", s.IC, " ", with_bias);
                         Pool pool;
@@ -182,6 +192,7 @@ TEST_SUITE("matmul") {
             for (Dtype dtype : test_dtypes())
                 for (const auto& [s, unit] : {Case{{150, 40, 72, 8}, 0}, Case{{150, 40, 72, 8}, 64}, Case{{150, 39, 71, 1}, 0},
                                               Case{{130, 39, 17, 1}, 50}, Case{{200, 144, 136, 16}, 70}, Case{{9, 8, 8, 0}, 1}}) {
+                    if (repeats_own(engine, s)) continue;
                     set_gemm_engine(engine);
                     INFO(engine_name(), " ", std::string(name_of(dtype)), " ", s.N, " ", s.OC, " ", s.IC, " ", s.gap, " ", unit);
                     Pool pool;
@@ -306,7 +317,7 @@ TEST_SUITE("matmul") {
     TEST_CASE("linear: the bits do not depend on the number of threads, nor on the order in which a GPU's blocks and warps run") {
         Settings settings;
         const std::vector<Shape> shapes =
-            on_gpu() ? std::vector<Shape>{{300, 65, 129}, {264, 64, 40}}
+            on_gpu() ? std::vector<Shape>{{140, 65, 40}, {264, 64, 40}}
                      : std::vector<Shape>{{300, 65, 129}, {1030, 64, 64}, {1030, 17, 63}, {5, 500, 300}, {64, 33, 2000}};
         const std::vector<int> thread_counts = on_gpu() ? std::vector{2} : std::vector{2, 3, 8};
         for (GemmEngine engine : engines())
@@ -348,12 +359,12 @@ TEST_SUITE("matmul") {
                 if (engine == GemmEngine::cublaslt) continue;  // the library chooses another kernel for another shape
                 set_gemm_engine(engine);
                 Pool pool;
-                const int64_t N = 150, OC = on_gpu() ? 200 : 97, IC = on_gpu() ? 136 : 800;  // on a GPU: tiles of both sizes
+                const int64_t N = 150, OC = on_gpu() ? 200 : 97, IC = on_gpu() ? 72 : 800;  // on a GPU: tiles of both sizes
                 Tensor inp = pool.normal(dtype, {N, IC}), weight = pool.normal(dtype, {OC, IC}), bias = pool.normal(dtype, {OC});
                 Tensor all = pool.poison(dtype, {N, OC}), dinp = pool.poison(dtype, {N, IC});
                 forward(all, inp, weight, bias);
                 backward_input(dinp, all, weight);
-                for (int64_t rows : {1, 2, 11, 64, 149})
+                for (int64_t rows : on_gpu() ? std::vector<int64_t>{1, 64, 149} : std::vector<int64_t>{1, 2, 11, 64, 149})
                     for (int64_t begin : {int64_t{0}, int64_t{1}}) {
                         INFO(engine_name(), " ", std::string(name_of(dtype)), " ", rows, " ", begin);
                         Tensor few = pool.poison(dtype, {rows, OC}), dfew = pool.poison(dtype, {rows, IC});
@@ -437,6 +448,38 @@ TEST_SUITE("matmul") {
             for (int64_t c = 0; c < OC; c++) wrong += Pool::get(dbias, c) != static_cast<double>(N * (c % 7));
             CHECK(wrong == 0);
         }
+    }
+
+    TEST_CASE("linear: cuBLASLt and our own product agree, with bias gradients by the library, by us, and with no room for them") {
+        if (!gpu::cublaslt_version) return;
+        Settings settings;
+        for (Dtype dtype : test_dtypes())
+            for (const auto& [workspace, OC] : {std::pair<int64_t, int64_t>{4 << 20, 72}, {4 << 20, 65}, {24 << 10, 72}, {3 << 10, 72}}) {
+                INFO(std::string(name_of(dtype)), " ", workspace, " ", OC);
+                Pool pool;
+                const int64_t N = 100, IC = 40, unit = 32, wide = 72;  // units of 32, 32, 32 and 4 rows
+                Stream stream(Device::cuda, workspace);
+                Tensor inp = pool.normal(dtype, {N, IC}), weight = pool.normal(dtype, {OC, IC}), bias = pool.normal(dtype, {OC});
+                Tensor dout = pool.normal(dtype, {N, wide}).slice_cols(0, OC);
+                auto run = [&](GemmEngine engine) {
+                    set_gemm_engine(engine);
+                    std::vector<Tensor> results = {pool.poison(dtype, {N, wide}).slice_cols(0, OC), pool.poison(dtype, {N, IC}),
+                                                   pool.filled(Dtype::f32, {OC, IC}, 0.25), pool.filled(Dtype::f32, {OC}, 0.25)};
+                    linear_forward(results[0], inp, weight, bias, stream);
+                    linear_backward_input(results[1], dout, weight, stream);
+                    linear_backward_weight(results[2], results[3], dout, inp, unit, stream);
+                    stream.synchronize();
+                    results[0] = packed(pool, results[0]);
+                    return results;
+                };
+                const std::vector<Tensor> own = run(GemmEngine::own), library = run(GemmEngine::cublaslt),
+                                          again = run(GemmEngine::cublaslt);
+                for (size_t i = 0; i < own.size(); i++) {
+                    INFO("result ", i);
+                    CHECK(relative_error(library[i], own[i]) < (i < 2 && dtype == Dtype::bf16 ? 0x1p-8 : 1e-6));
+                    CHECK(same_bits(library[i], again[i]));
+                }
+            }
     }
 
     TEST_CASE("linear: backward is the gradient of forward (central differences in f64)") {

@@ -13,6 +13,7 @@
 #include "src/device/gpu.h"
 #include "src/device/stream.h"
 #include "tests/simt/access.h"
+#include "tests/simt/host_work.h"
 #include "tests/simt/memory.h"
 #include "tests/simt/names.h"
 #include "tests/simt/order.h"
@@ -154,6 +155,14 @@ void enqueue_kernel(const void* kernel, dim3 grid, dim3 block, int64_t shared_by
     enqueue(stream, "kernel " + name_of_kernel(kernel), [launch, call] {
         const DeviceAccess access;
         return run(launch);
+    });
+}
+
+void enqueue_host(StreamHandle stream, const std::string& name, std::function<std::string()> run) {
+    const std::lock_guard guard(lock);
+    enqueue(stream, name, [run = std::move(run)] {
+        const DeviceAccess access;
+        return run();
     });
 }
 

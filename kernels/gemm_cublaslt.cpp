@@ -1,0 +1,332 @@
+// cuBLASLt behind kernels/gemm_cublaslt.h. Host code, compiled where the library's header is.
+//
+// The library is column-major: what it calls a matrix of R rows and C columns, its columns `ld` apart, is our (C,R) tensor with rows `ld`
+// apart. So it is asked for the transposed product, D^T = B^T A^T, and no data is moved:
+//   forward           out^T (OC,N)      = weight^T transposed (OC,IC) . inp^T (IC,N)            "TN"
+//   backward_input    dinp^T (IC,N)     = weight^T (IC,OC) . dout^T (OC,N)                       "NN"
+//   backward_weight   dweight^T (IC,OC) = inp^T (IC,N) . dout^T transposed (N,OC)                "NT"
+// Sums are f32, products of f32 are not rounded to TF32.
+//
+// For each problem (types, sizes, strides, transposes, epilogue) descriptors and algorithm are made once. The library proposes up to 12
+// algorithms, by a model of their speed; each is timed on the tensors of the call, writing into a scratch result, and the fastest is kept,
+// on disk too. Not taken are algorithms that split K and add the parts in the result itself or rounded to its type.
+#if __has_include(<cublasLt.h>)
+
+#include "kernels/gemm_cublaslt.h"
+
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "kernels/gemm_cache.h"
+#include "kernels/matmul.h"
+
+namespace traincu::gpu {
+
+namespace {
+
+void check(cublasStatus_t status, const char* what) {
+    if (status != CUBLAS_STATUS_SUCCESS) throw Error(ExitCode::hardware, format("cuBLASLt: %s: %s", what, cublasLtGetStatusString(status)));
+}
+
+// What rides along with a product.
+enum class Extra {
+    none,
+    bias,         // added to each column of D: our bias
+    column_sums,  // of B over K: our bias gradient
+};
+
+// D (rows,cols) = A (rows,depth) B (depth,cols), or += : column-major, as the library counts.
+struct Problem {
+    Dtype in, out;
+    bool a_transposed, b_transposed;
+    int64_t rows, cols, depth;
+    int64_t lda, ldb, ldd;
+    Extra extra;
+    bool accumulate;
+    int64_t workspace;
+    auto operator<=>(const Problem&) const = default;
+
+    std::string text() const {
+        const char* extras[] = {"", " +bias", " +column sums"};
+        return format("%s->%s %c%c %lldx%lldx%lld ld %lld,%lld,%lld%s%s workspace %lld", name_of(in), name_of(out),
+                      a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', static_cast<long long>(rows), static_cast<long long>(cols),
+                      static_cast<long long>(depth), static_cast<long long>(lda), static_cast<long long>(ldb), static_cast<long long>(ldd),
+                      extras[static_cast<int>(extra)], accumulate ? " +=" : "", static_cast<long long>(workspace));
+    }
+};
+
+struct Buffers {
+    const void *a, *b;
+    void* d;
+    void* vector;  // of the extra
+};
+
+// The descriptors of a problem, and the algorithm that serves it. They live as long as the program.
+struct Plan {
+    cublasLtMatmulDesc_t operation = nullptr;
+    cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
+    bool accumulate = false;
+    int64_t workspace = 0;
+    std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: the library has none
+};
+
+cudaDataType_t type_of(Dtype dtype) {
+    ENSURE(dtype == Dtype::bf16 || dtype == Dtype::f32);
+    return dtype == Dtype::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+template <class T>
+void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+    check(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value), "an attribute of a product");
+}
+
+cublasLtMatrixLayout_t layout(Dtype dtype, int64_t rows, int64_t cols, int64_t ld) {
+    cublasLtMatrixLayout_t result = nullptr;
+    check(cublasLtMatrixLayoutCreate(&result, type_of(dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), ld), "a layout");
+    return result;
+}
+
+Plan describe(const Problem& p) {
+    Plan plan;
+    check(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a product");
+    const auto transpose = [](bool transposed) { return static_cast<int32_t>(transposed ? CUBLAS_OP_T : CUBLAS_OP_N); };
+    set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, transpose(p.a_transposed));
+    set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, transpose(p.b_transposed));
+    if (p.extra != Extra::none) {
+        const auto epilogue = p.extra == Extra::bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB;
+        set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(epilogue));
+        set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(p.out)));
+    }
+    plan.a = p.a_transposed ? layout(p.in, p.depth, p.rows, p.lda) : layout(p.in, p.rows, p.depth, p.lda);
+    plan.b = p.b_transposed ? layout(p.in, p.cols, p.depth, p.ldb) : layout(p.in, p.depth, p.cols, p.ldb);
+    plan.d = layout(p.out, p.rows, p.cols, p.ldd);
+    plan.accumulate = p.accumulate, plan.workspace = p.workspace;
+    return plan;
+}
+
+// The handle, and what is known of the problems that were met. Used by the thread that submits the work.
+class Library {
+public:
+    Library() : cache_(GemmCache::default_path()) {
+        check(cublasLtCreate(&handle_), "start");
+        const DeviceInfo& device = device_info();
+        machine_ = format("%s, sm_%d, driver %s, cuBLASLt %s: ", device.name.c_str(), device.compute_capability, device.driver.c_str(),
+                          cublaslt_version().c_str());
+    }
+
+    Plan& plan_for(const Problem& problem, const Buffers& buffers, Stream& stream) {
+        const auto found = plans_.find(problem);
+        if (found != plans_.end()) return found->second;
+        Plan& plan = plans_[problem] = describe(problem);
+        if (buffers.vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, buffers.vector);  // its alignment matters
+        choose(plan, problem, buffers, stream);
+        return plan;
+    }
+
+    cublasStatus_t run(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Buffers& buffers, Stream& stream) {
+        const float one = 1, zero = 0;
+        return cublasLtMatmul(handle_, plan.operation, &one, buffers.a, plan.a, buffers.b, plan.b, plan.accumulate ? &one : &zero,
+                              buffers.d, plan.d, buffers.d, plan.d, &algorithm, stream.workspace(plan.workspace),
+                              static_cast<size_t>(plan.workspace), stream.handle());
+    }
+
+private:
+    using Candidates = std::vector<cublasLtMatmulAlgo_t>;
+
+    void choose(Plan& plan, const Problem& problem, const Buffers& buffers, Stream& stream) {
+        const std::string key = machine_ + problem.text();
+        static_assert(sizeof(cublasLtMatmulAlgo_t) % sizeof(uint64_t) == 0);
+        std::vector<uint64_t> words(sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t));
+        if (const auto* known = cache_.find(key); known && known->size() == words.size()) {
+            cublasLtMatmulAlgo_t algorithm;
+            std::memcpy(&algorithm, known->data(), sizeof algorithm);
+            cublasLtMatmulHeuristicResult_t result = {};
+            if (cublasLtMatmulAlgoCheck(handle_, plan.operation, plan.a, plan.b, plan.d, plan.d, &algorithm, &result) ==
+                    CUBLAS_STATUS_SUCCESS &&
+                result.workspaceSize <= static_cast<size_t>(plan.workspace)) {
+                plan.algorithm = algorithm;
+                return;
+            }
+        }
+        const Candidates candidates = propose(plan);
+        if (candidates.empty()) return;
+        plan.algorithm = fastest(plan, candidates, problem, buffers, stream);
+        std::memcpy(words.data(), &*plan.algorithm, sizeof *plan.algorithm);
+        cache_.store(key, words);
+    }
+
+    // The library's proposals, what it believes to be the fastest first.
+    Candidates propose(const Plan& plan) {
+        constexpr int most = 12;
+        constexpr uint32_t alignment = 16;
+        const uint64_t workspace = static_cast<uint64_t>(plan.workspace);
+        const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;  // or none
+        cublasLtMatmulPreference_t preference = nullptr;
+        check(cublasLtMatmulPreferenceCreate(&preference), "a preference");
+        const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+            check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value), "an attribute of a preference");
+        };
+        prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace);
+        prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reduction);
+        for (auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+            prefer(attribute, alignment);
+        std::vector<cublasLtMatmulHeuristicResult_t> results(most);
+        int count = 0;
+        const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.a, plan.b, plan.d, plan.d, preference,
+                                                                     most, results.data(), &count);
+        cublasLtMatmulPreferenceDestroy(preference);
+        Candidates candidates;
+        if (status != CUBLAS_STATUS_SUCCESS) return candidates;
+        for (int i = 0; i < count; i++)
+            if (results[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS) candidates.push_back(results[static_cast<size_t>(i)].algo);
+        return candidates;
+    }
+
+    // Of each candidate the median of seven; into a scratch result, so that nothing is added twice. Without room for one, the first.
+    cublasLtMatmulAlgo_t fastest(const Plan& plan, const Candidates& candidates, const Problem& problem, const Buffers& buffers,
+                                 Stream& stream) {
+        constexpr int repetitions = 7;
+        const int64_t bytes = problem.ldd * problem.cols * size_of(problem.out);
+        void* scratch = candidates.size() > 1 ? allocate(bytes) : nullptr;
+        if (!scratch) return candidates[0];
+        fill_bytes(scratch, 0, bytes, stream.handle());
+        Buffers into_scratch = buffers;
+        into_scratch.d = scratch;
+        std::vector<EventHandle> events;
+        for (int i = 0; i <= repetitions; i++) events.push_back(create_event());
+        size_t best = 0;
+        double best_time = 0;
+        for (size_t c = 0; c < candidates.size(); c++) {
+            bool works = run(plan, candidates[c], into_scratch, stream) == CUBLAS_STATUS_SUCCESS;  // warms up
+            record(events[0], stream.handle());
+            for (size_t i = 1; works && i < events.size(); i++) {
+                works = run(plan, candidates[c], into_scratch, stream) == CUBLAS_STATUS_SUCCESS;
+                record(events[i], stream.handle());
+            }
+            if (!works) continue;
+            synchronize(events.back());
+            std::vector<double> times;
+            for (size_t i = 1; i < events.size(); i++) times.push_back(milliseconds(events[i - 1], events[i]));
+            std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
+            const double median = times[repetitions / 2];
+            if (best_time == 0 || median < best_time) best = c, best_time = median;
+        }
+        for (EventHandle event : events) destroy_event(event);
+        release(scratch);
+        return candidates[best];
+    }
+
+    cublasLtHandle_t handle_ = nullptr;
+    GemmCache cache_;
+    std::string machine_;
+    std::map<Problem, Plan> plans_;
+};
+
+Library& library() {
+    static Library& library = *new Library;  // never destroyed: the runtime may be gone by then
+    return library;
+}
+
+bool multiply(const Problem& problem, const Buffers& buffers, Stream& stream) {
+    Plan& plan = library().plan_for(problem, buffers, stream);
+    if (!plan.algorithm) return false;
+    if (buffers.vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, buffers.vector);
+    check(library().run(plan, *plan.algorithm, buffers, stream), "a product");
+    return true;
+}
+
+// Rows begin at multiples of 16 bytes, and there are some.
+bool suits(const Tensor& t) {
+    return t.numel() > 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.row_stride * size_of(t.dtype) % 16 == 0;
+}
+
+}  // namespace
+
+std::string cublaslt_version() {
+    int parts[3] = {};
+    const libraryPropertyType which[3] = {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+    for (int i = 0; i < 3; i++) check(cublasLtGetProperty(which[i], &parts[i]), "version");
+    return format("%d.%d.%d", parts[0], parts[1], parts[2]);
+}
+
+int64_t cublaslt_workspace_bytes(const Stream& stream) { return std::min(int64_t{32} << 20, stream.workspace_bytes() / 2) / 256 * 256; }
+
+bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
+    if (!suits(out) || !suits(inp) || !suits(weight) || (bias && !suits(bias))) return false;
+    const Problem problem{.in = inp.dtype,
+                          .out = out.dtype,
+                          .a_transposed = true,
+                          .b_transposed = false,
+                          .rows = weight.rows(),
+                          .cols = inp.rows(),
+                          .depth = inp.cols(),
+                          .lda = weight.row_stride,
+                          .ldb = inp.row_stride,
+                          .ldd = out.row_stride,
+                          .extra = bias ? Extra::bias : Extra::none,
+                          .accumulate = false,
+                          .workspace = cublaslt_workspace_bytes(stream)};
+    return multiply(problem, {weight.data, inp.data, out.data, bias.data}, stream);
+}
+
+bool cublaslt_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream) {
+    if (!suits(dinp) || !suits(dout) || !suits(weight)) return false;
+    const Problem problem{.in = dout.dtype,
+                          .out = dinp.dtype,
+                          .a_transposed = false,
+                          .b_transposed = false,
+                          .rows = weight.cols(),
+                          .cols = dout.rows(),
+                          .depth = dout.cols(),
+                          .lda = weight.row_stride,
+                          .ldb = dout.row_stride,
+                          .ldd = dinp.row_stride,
+                          .extra = Extra::none,
+                          .accumulate = false,
+                          .workspace = cublaslt_workspace_bytes(stream)};
+    return multiply(problem, {weight.data, dout.data, dinp.data, nullptr}, stream);
+}
+
+bool cublaslt_backward_weight(Tensor dweight, float* column_sums, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream) {
+    if (!suits(dweight) || !suits(dout) || !suits(inp)) return false;
+    const int64_t N = dout.rows(), OC = dout.cols(), unit = unit_rows == 0 ? N : unit_rows;
+    if (column_sums && OC % 4 != 0) return false;  // the second unit's sums would not begin at a multiple of 16 bytes
+    Problem problem{.in = dout.dtype,
+                    .out = dweight.dtype,
+                    .a_transposed = false,
+                    .b_transposed = true,
+                    .rows = inp.cols(),
+                    .cols = OC,
+                    .depth = 0,
+                    .lda = inp.row_stride,
+                    .ldb = dout.row_stride,
+                    .ldd = dweight.row_stride,
+                    .extra = column_sums ? Extra::column_sums : Extra::none,
+                    .accumulate = true,
+                    .workspace = cublaslt_workspace_bytes(stream)};
+    auto buffers = [&](int64_t begin, int64_t rows) {
+        float* sums = column_sums ? column_sums + begin / unit * OC : nullptr;
+        return Buffers{inp.slice_rows(begin, rows).data, dout.slice_rows(begin, rows).data, dweight.data, sums};
+    };
+    // The whole units, and what is left: does the library take both?
+    for (int64_t rows : {std::min(unit, N), N % unit})
+        if (rows > 0) {
+            problem.depth = rows;
+            if (!library().plan_for(problem, buffers(0, rows), stream).algorithm) return false;
+        }
+    for (int64_t begin = 0; begin < N; begin += unit) {
+        problem.depth = std::min(unit, N - begin);
+        ENSURE(multiply(problem, buffers(begin, problem.depth), stream));
+    }
+    return true;
+}
+
+}  // namespace traincu::gpu
+
+#endif

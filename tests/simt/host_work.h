@@ -1,0 +1,14 @@
+// Work of the host in the line of a runner's stream: a library's kernel, written as plain loops. No header of CUDA stands behind this one.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "src/device/gpu.h"
+
+namespace traincu::simt {
+
+// run() sees device memory through host_copy() (access.h). What it returns, unless empty, is a failure.
+void enqueue_host(gpu::StreamHandle stream, const std::string& name, std::function<std::string()> run);
+
+}  // namespace traincu::simt

@@ -67,8 +67,9 @@ archs    := $(if $(filter auto,$(ARCH)),$(or $(gpu_here),90a),$(ARCH))
 cuda_src := $(wildcard kernels/*.cu)
 cuda_dir := $(BUILD)/cuda/$(subst $(eval) ,_,$(archs))
 NVCCFLAGS += -std=c++20 -O3 -I. --expt-relaxed-constexpr -lineinfo -Xcompiler -Wall $(foreach a,$(archs),-gencode arch=compute_$(a),code=sm_$(a))
-cuda_obj := $(cuda_src:%=$(cuda_dir)/%.o) $(cuda_dir)/src/device/gpu.cpp.o $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(cuda_dir)/kernels/gemm_cublaslt.cpp.o)
-cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),-lcublasLt) -ldl -lrt
+cublaslt := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),kernels/gemm_cublaslt.cpp)
+cuda_obj := $(patsubst %,$(cuda_dir)/%.o,$(cuda_src) src/device/gpu.cpp $(cublaslt))
+cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(cublaslt),-lcublasLt) -ldl -lrt
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1 needs nvcc, and there is none: install the CUDA toolkit, or say where it is with CUDA_HOME=/usr/local/cuda)
 endif
@@ -81,7 +82,7 @@ objects     = $(patsubst %,$(BUILD)/%.o,$(kernel_src) $(engine_src))
 test_obj    = $(patsubst %,$(BUILD)/%.o,$(test_src))
 # The tests of all that a GPU computes: with the runner of tests/simt they run on the CPU, with CUDA on a GPU.
 device_test_obj = $(patsubst %,$(BUILD)/%.o,$(wildcard tests/kernels/*_test.cpp tests/device/*_test.cpp) tests/main.cpp)
-simt_obj        = $(patsubst %,$(BUILD)/%.o,$(wildcard tests/simt/*.cpp)) $(patsubst %,$(BUILD)/simt/%.o,$(cuda_src) $(wildcard tests/simt/*/*.cu kernels/ladder/*.cu))
+simt_obj        = $(patsubst %,$(BUILD)/simt/%.o,$(wildcard tests/simt/*.cpp) $(cublaslt)) $(patsubst %,$(BUILD)/simt/%.o,$(cuda_src) $(wildcard tests/simt/*/*.cu kernels/ladder/*.cu))
 TRAIN      ?= train#        the executable's name
 
 .PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench cuda format clean FORCE
@@ -130,14 +131,16 @@ $(cuda_dir)/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $<"
 	@$(CXX) $(CPPFLAGS) -isystem $(CUDA_HOME)/include -DTRAIN_CUDA_ARCHS='$(shell echo $(archs:%a=%) | tr ' ' ,)' $(CXXFLAGS) -O2 -MMD -MP -c $< -o $@
-$(BUILD)/tests/simt/%.cpp.o: CPPFLAGS := -Itests/simt/include $(CPPFLAGS)
-$(BUILD)/tests/simt/%.cpp.o: OPTIMIZE = -O2
+$(BUILD)/simt/%.cpp.o: %.cpp Makefile | found
+	@mkdir -p $(@D)
+	@echo "compile   $< for the SIMT runner"
+	@$(CXX) -Itests/simt/include $(CPPFLAGS) -idirafter $(CUDA_HOME)/include $(CXXFLAGS) -O2 -MMD -MP -c $< -o $@
 $(BUILD)/simt/%.cu.o: %.cu Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $< for the SIMT runner"
 	@$(CXX) -Itests/simt/include $(CPPFLAGS) $(SIMT_FLAGS) -MMD -MP -x c++ -c $< -o $@
 # -fsanitize=thread puts a call of the runner's before every load and store; ThreadSanitizer itself is not linked.
-SIMT_FLAGS ?= -std=c++20 -O1 -g1 -fsanitize=thread -Wall -Wextra -Wno-unknown-pragmas $(if $(MARCH),-march=$(MARCH))
+SIMT_FLAGS ?= -std=c++20 -O2 -g1 -fsanitize=thread --param tsan-instrument-func-entry-exit=0 -Wall -Wextra -Wno-unknown-pragmas $(if $(MARCH),-march=$(MARCH))
 
 # The kernels are compiled for speed; -O3 is where GCC vectorises most.
 $(BUILD)/kernels/%.cpp.o: OPTIMIZE = -O3

@@ -10,8 +10,10 @@ const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cud
 static void* allocate_zeroed(int64_t bytes) {
     void* memory = gpu::allocate(bytes);
     if (!memory) return nullptr;
-    gpu::fill_bytes(memory, 0, bytes, nullptr);  // the default stream: every other one waits for it
-    gpu::synchronize(gpu::StreamHandle{});
+    const gpu::StreamHandle stream = gpu::create_stream();
+    gpu::fill_bytes(memory, 0, bytes, stream);
+    gpu::synchronize(stream);
+    gpu::destroy_stream(stream);
     return memory;
 }
 static const MemorySource device_memory{allocate_zeroed, [](void* memory, int64_t) { gpu::release(memory); }, "GPU memory"};

@@ -1,0 +1,164 @@
+// The whole model on a device, against the CPU's engine: losses, every gradient, a row of optimizer steps; repetition as equality of bits.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "tests/support/numeric.h"
+#include "tests/support/tiny_model.h"
+
+namespace traincu::test {
+namespace {
+
+// A model on the tests' device, whose weights are those of a model on the CPU.
+struct DeviceModel : TinyModel {
+    DeviceModel(const ModelConfig& config, Dtype dtype, int64_t max_tokens, Recompute recompute = Recompute::none)
+        : TinyModel(config, dtype, max_tokens, recompute, 1e-4, {}, 0, Stream(test_device(), int64_t{8} << 20)) {}
+
+    void take_weights(const Tensor& flat_f32) {
+        HostCopy master(optimizer.master(weights()), stream);
+        std::memcpy(master.tensor().data, flat_f32.data, static_cast<size_t>(flat_f32.bytes()));
+        master.upload();
+        optimizer.publish_master(weights(), stream);
+    }
+};
+
+std::vector<float> on_host(const Tensor& tensor, const Stream& stream) {
+    HostCopy copy(tensor, stream);
+    copy.download();
+    return {copy.tensor().as<float>(), copy.tensor().as<float>() + tensor.numel()};
+}
+
+// |a - b| / |b| over the elements of one row of the table.
+double row_error(const std::vector<float>& a, const std::vector<float>& b, const ParamRow& row) {
+    double difference = 0, size = 0;
+    for (int64_t i = row.offset; i < row.offset + row.numel(); i++) {
+        const double x = a[static_cast<size_t>(i)], y = b[static_cast<size_t>(i)];
+        difference += (x - y) * (x - y), size += y * y;
+    }
+    return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
+}
+
+ModelConfig small(const std::string& name) {
+    ModelConfig c = name == "gpt2" ? gpt2_like() : name == "qwen3" ? qwen3_like() : name == "qwen2" ? qwen2_like() : llama3_like();
+    return c;
+}
+
+}  // namespace
+
+TEST_SUITE("device model") {
+    TEST_CASE("device model: loss and every gradient in f32 are the CPU's, over two micro-batches") {
+        for (const char* name : {"gpt2", "qwen3", "llama3", "qwen2"})
+            for (Recompute recompute : {Recompute::none, Recompute::block}) {
+                if (recompute == Recompute::block && std::strcmp(name, "qwen3") != 0) continue;
+                CAPTURE(name);
+                const ModelConfig config = small(name);
+                const StepBatch batch = random_batch(3, 21, config.vocab_size, 2);
+                TinyModel cpu(config, Dtype::f32, 42, Recompute::none, 1e-4, {}, 0);
+                init_weights(cpu.weights(), cpu.store.table, 5);
+                DeviceModel device(config, Dtype::f32, 42, recompute);
+                device.take_weights(cpu.weights());
+                const double expected = cpu.loss_and_gradients(batch);
+                CHECK(device.loss_and_gradients(batch) == doctest::Approx(expected).epsilon(1e-6));
+                const std::vector<float> gradients = on_host(device.gradients(), device.stream), truth = on_host(cpu.gradients(), cpu.stream);
+                for (const ParamRow& row : cpu.store.table.rows) {
+                    CAPTURE(row.name);
+                    CHECK(row_error(gradients, truth, row) < 2e-5);
+                }
+            }
+    }
+
+    TEST_CASE("device model: in bf16 the loss is near the CPU's, and the gradients point the same way") {
+        if (!on_gpu()) return;
+        for (const char* name : {"gpt2", "qwen3"}) {
+            CAPTURE(name);
+            const ModelConfig config = small(name);
+            const StepBatch batch = random_batch(2, 21, config.vocab_size, 2);
+            DeviceModel device(config, Dtype::bf16, 42);
+            TinyModel cpu(config, Dtype::f32, 42, Recompute::none, 1e-4, {}, 0);
+            init_weights(cpu.weights(), cpu.store.table, 5);
+            for (int64_t i = 0; i < cpu.weights().numel(); i++)  // both start from what bf16 can hold
+                cpu.weights().as<float>()[i] = bf16_to_float(float_to_bf16(cpu.weights().as<float>()[i]));
+            device.take_weights(cpu.weights());
+            const double expected = cpu.loss_and_gradients(batch);
+            CHECK(device.loss_and_gradients(batch) == doctest::Approx(expected).epsilon(2e-3));
+            const std::vector<float> gradients = on_host(device.gradients(), device.stream), truth = on_host(cpu.gradients(), cpu.stream);
+            for (const ParamRow& row : cpu.store.table.rows) {
+                CAPTURE(row.name);
+                CHECK(row_error(gradients, truth, row) < 0.05);  // some 8 roundings of 2^-9 between loss and weight
+            }
+        }
+    }
+
+    TEST_CASE("device model: optimizer steps in f32 follow the CPU's, and repeat bit for bit") {
+        for (const char* name : {"gpt2", "qwen3"}) {
+            CAPTURE(name);
+            const ModelConfig config = small(name);
+            TinyModel cpu(config, Dtype::f32, 26, Recompute::none, 1e-4, {}, 0);
+            init_weights(cpu.weights(), cpu.store.table, 5);
+            DeviceModel device(config, Dtype::f32, 26), again(config, Dtype::f32, 26);
+            device.take_weights(cpu.weights()), again.take_weights(cpu.weights());
+            for (uint64_t step = 0; step < 3; step++) {
+                const StepBatch batch = random_batch(2, 13, config.vocab_size, 2, step + 1);
+                double norm = 0, expected_norm = 0;
+                const double expected = cpu.train_step(batch, 1e-3, 1.0, &expected_norm), loss = device.train_step(batch, 1e-3, 1.0, &norm);
+                CHECK(loss == doctest::Approx(expected).epsilon(1e-5));
+                CHECK(norm == doctest::Approx(expected_norm).epsilon(1e-4));
+                CHECK(again.train_step(batch, 1e-3, 1.0) == loss);
+            }
+            const std::vector<float> a = on_host(device.weights(), device.stream), b = on_host(again.weights(), again.stream);
+            CHECK(a == b);
+        }
+    }
+
+    TEST_CASE("device model: bf16 keeps masters in f32, and the model's weights are these, rounded") {
+        if (!on_gpu()) return;
+        const ModelConfig config = gpt2_like();
+        DeviceModel device(config, Dtype::bf16, 26);
+        TinyModel cpu(config, Dtype::f32, 26);
+        init_weights(cpu.weights(), cpu.store.table, 5);
+        device.take_weights(cpu.weights());
+        device.train_step(random_batch(2, 13, config.vocab_size, 2), 1e-3, 1.0);
+        const std::vector<float> master = on_host(device.optimizer.master(device.weights()), device.stream),
+                                 weights = on_host(device.weights(), device.stream);
+        int64_t between = 0;
+        for (size_t i = 0; i < master.size(); i++) {
+            CHECK(weights[i] == bf16_to_float(float_to_bf16(master[i])));
+            between += weights[i] != master[i];
+        }
+        CHECK(between > static_cast<int64_t>(master.size()) / 2);
+    }
+
+    TEST_CASE("device model: generation with a cache gives the logits of the whole text") {
+        const ModelConfig config = qwen3_like();
+        Stream stream(test_device(), int64_t{8} << 20);
+        WeightStore weights(config, Dtype::f32, false);
+        ModelOptions options;
+        options.config = config, options.max_tokens = 9, options.training = false, options.cache_tokens = 9;
+        ModelInstance whole(options, weights.door, "whole"), steps(options, weights.door, "steps");
+        weights.allocate(stream), whole.allocate(stream), steps.allocate(stream);
+        HostCopy master(weights.door.flat_weights(), stream);
+        init_weights(master.tensor(), weights.table, 3);
+        master.upload();
+        auto feed = [&](ModelInstance& instance, int32_t begin, int32_t count) {
+            MicroBatch batch;
+            for (int32_t t = begin; t < begin + count; t++)
+                batch.tokens.push_back(t * 5 % 37), batch.targets.push_back(-1), batch.positions.push_back(t), batch.loss_weights.push_back(0);
+            batch.segments = {{0, count, 0, begin + count, begin}};
+            instance.model.load(batch, stream);
+            for (int part = 0; part + 1 < instance.model.n_parts(); part++) {
+                weights.door.acquire(part);
+                instance.model.forward(part, 0, stream);
+                weights.door.release(part);
+            }
+            const Tensor logits = instance.model.logits_of_last(1, stream);
+            return on_host(Tensor(logits.data, logits.dtype, {logits.cols()}), stream);
+        };
+        const std::vector<float> expected = feed(whole, 0, 9);
+        feed(steps, 0, 4), feed(steps, 4, 1), feed(steps, 5, 3);
+        const std::vector<float> last = feed(steps, 8, 1);
+        for (size_t i = 0; i < expected.size(); i++) CHECK(last[i] == doctest::Approx(expected[i]).epsilon(1e-4));
+    }
+}
+
+}  // namespace traincu::test

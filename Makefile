@@ -122,6 +122,10 @@ $(BUILD)/run_simt: $(device_test_obj) $(objects) $(simt_obj) | found
 $(BUILD)/run_gpu: $(device_test_obj) $(objects) $(cuda_obj) | found
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) $(cuda_lib) -o $@
+# ./train whose GPU is the runner: slow, for tests of what --device cuda does
+$(BUILD)/train_simt: $(BUILD)/train.o $(objects) $(filter-out %cublaslt.cpp.o %_test.cpp.o,$(simt_obj)) | found
+	@echo "link      $@"
+	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 cuda: $(cuda_obj)
 $(cuda_dir)/%.cu.o: %.cu Makefile | found
 	@mkdir -p $(@D)
@@ -166,12 +170,12 @@ $(BUILD)/revision: FORCE
 demo: all
 	sh scripts/demo.sh
 
-test: all $(BUILD)/run_tests $(BUILD)/run_simt $(if $(NVCC),cuda)
+test: all $(BUILD)/run_tests $(BUILD)/run_simt $(BUILD)/train_simt $(if $(NVCC),cuda)
 	$(BUILD)/run_tests --test-suite-exclude="long*"
 	$(BUILD)/run_simt --test-suite-exclude="long*"
 	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
 
-test-all: all $(BUILD)/run_tests $(BUILD)/run_simt
+test-all: all $(BUILD)/run_tests $(BUILD)/run_simt $(BUILD)/train_simt
 	$(BUILD)/run_tests
 	$(BUILD)/run_simt
 	@if [ -n "$(NVCC)" ]; then for a in 80 86 89 90a 100 120; do $(MAKE) CUDA=1 ARCH=$$a cuda || exit 1; done; else echo "skipped: kernels for GPUs (no nvcc)"; fi

@@ -20,6 +20,7 @@
 #include "src/command/choice_scorer.h"  // ChoiceScorer
 #include "src/command/commands.h"       // the other commands
 #include "src/command/evaluation.h"     // Evaluator
+#include "src/command/pace.h"           // Pace
 #include "src/command/progress.h"       // ProgressLine
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
 #include "src/command/run_memory.h"     // RunMemory
@@ -30,7 +31,7 @@
 #include "src/model/flops.h"            // training_flops_per_token
 #include "src/model/init.h"             // init_weights
 #include "src/plan/memory.h"            // available_memory, memory_json
-#include "src/plan/peak.h"              // measure_matmul_peak
+#include "src/plan/peak.h"              // measure_ceiling
 #include "src/report/console.h"         // tables and lines
 #include "src/report/html.h"            // write_report
 
@@ -51,6 +52,7 @@ struct Run {
     std::unique_ptr<RunLog> log;
     Stream stream;  // where it computes
     int threads = 1, failed_saves = 0;
+    std::string machine;           // what computes, in words
     int64_t step = 0, tokens = 0;  // optimizer steps done, tokens seen
     double peak_flops = 0;
 };
@@ -111,8 +113,7 @@ void print_tables(const Run& run) {
     std::printf("%s parameters, %.3g FLOPs a token; %s training tokens, %s samples an epoch\n", with_commas(weights.table.count()).c_str(),
                 training_flops_per_token(weights.config, run.options.seq_len), with_commas(run.data->total_tokens()).c_str(),
                 with_commas(run.data->samples_per_epoch()).c_str());
-    std::printf("%d threads, matrix products by %s: %.0f GFLOP/s measured\nrun directory %s\n\n", run.threads, gemm_engine_name().c_str(),
-                run.peak_flops / 1e9, run.directory.path.c_str());
+    std::printf("%s\nrun directory %s\n\n", run.machine.c_str(), run.directory.path.c_str());
 }
 
 RunState state_of(Run& run) {
@@ -120,10 +121,14 @@ RunState state_of(Run& run) {
 }
 
 void restore(Run& run) {
-    run.peak_flops = measure_matmul_peak(run.stream);
+    const Ceiling ceiling = measure_ceiling(run.stream, run.memory->weights.dtype, run.threads);
+    run.peak_flops = ceiling.flops, run.machine = ceiling.text;
     print_tables(run);
     WeightStore& weights = run.memory->weights;
-    nlohmann::ordered_json facts = {{"parameters", weights.table.count()}, {"gemm_engine", gemm_engine_name()}, {"threads", run.threads}};
+    nlohmann::ordered_json facts = {{"parameters", weights.table.count()},
+                                    {"gemm_engine", gemm_engine_name(run.stream.device())},
+                                    {"threads", run.threads},
+                                    {"machine", run.machine}};
     facts["memory"] = memory_json(run.memory->arenas());
     write_run_json(run.directory, run.options, run.command, facts);
     run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1,
@@ -199,16 +204,31 @@ void finish_report(const Run& run) {
     }
 }
 
+// A step is done: it is counted, logged, shown.
+void finish_step(Run& run, TrainingStep::Result result, Pace& pace, StepPrinter& printer) {
+    StepRecord& record = result.record;
+    run.step = record.step;
+    record.tokens = run.tokens += record.tokens;
+    pace.add(record);
+    run.log->step(record);
+    printer.step(record);
+    if (result.nonfinite_row >= 3)
+        throw Error(ExitCode::numerical,
+                    format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
+                           static_cast<long long>(run.step - 3)),
+                    "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
+            .step(run.step);
+}
+
 int train(Run& run) {
     const Options& o = run.options;
     TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, run.peak_flops, run.stream);
     StepPrinter printer(isatty(STDOUT_FILENO));
     const auto start = std::chrono::steady_clock::now();
-    double smooth_ms = 0, step_seconds = 0, product_seconds = 0;
-    auto due_at = [&](int64_t step, int64_t every) { return every > 0 && step % every == 0 && step < o.max_steps; };
-    auto due = [&](int64_t every) { return due_at(run.step, every); };
-    StepBatch batch;
+    Pace pace;
     int64_t submitted = run.step;
+    auto due = [&](int64_t every) { return every > 0 && submitted % every == 0 && submitted < o.max_steps; };
+    StepBatch batch;
 
     // what is due at the step of a signal is left to the resumed run
     if ((run.step == 0 || due(o.val_every)) && run.log->last_validation() < run.step) validate(run);
@@ -225,24 +245,9 @@ int train(Run& run) {
             o.max_minutes > 0 && std::chrono::steady_clock::now() - start > std::chrono::duration<double, std::ratio<60>>(o.max_minutes);
         const bool stopping = (stop_signal() || out_of_time) && submitted < o.max_steps;
         // A GPU has one step in line while it computes another, except where something follows that needs the weights.
-        const bool pause = stopping || submitted == o.max_steps || due_at(submitted, o.val_every) || due_at(submitted, o.sample_every) ||
-                           due_at(submitted, o.checkpoint_every);
-        while (training_step.under_way() > (run.stream.on_gpu() && !pause ? 1 : 0)) {
-            auto [record, nonfinite_row] = training_step.collect();
-            run.step = record.step;
-            record.tokens = run.tokens += record.tokens;
-            smooth_ms = smooth_ms == 0 ? record.ms : 0.95 * smooth_ms + 0.05 * record.ms;
-            step_seconds += record.ms / 1e3, product_seconds += record.gemm_fraction * record.ms / 1e3;
-            record.eta_seconds = smooth_ms / 1e3 * static_cast<double>(o.max_steps - run.step);
-            run.log->step(record);
-            printer.step(record);
-            if (nonfinite_row >= 3)
-                throw Error(ExitCode::numerical,
-                            format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
-                                   static_cast<long long>(run.step - 3)),
-                            "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
-                    .step(run.step);
-        }
+        const bool pause = stopping || submitted == o.max_steps || due(o.val_every) || due(o.sample_every) || due(o.checkpoint_every);
+        while (training_step.under_way() > (run.stream.on_gpu() && !pause ? 1 : 0))
+            finish_step(run, training_step.collect(), pace, printer);
         if (!pause) continue;
         if (stopping) {
             printer.end_line();
@@ -258,8 +263,9 @@ int train(Run& run) {
         if (due(o.checkpoint_every)) save(run, false);
     }
     if (run.directory.resumes() && run.directory.checkpoint->step == run.step) return std::printf("this run is complete\n"), 0;
-    std::printf("trained for %s", duration(step_seconds).c_str());
-    if (!run.stream.on_gpu()) std::printf("; matrix products took %.0f %% of the steps", 100 * product_seconds / step_seconds);
+    std::printf("trained for %s", duration(pace.step_seconds).c_str());
+    if (pace.product_seconds > 0)
+        std::printf("; matrix products took %.0f %% of the steps", 100 * pace.product_seconds / pace.step_seconds);
     std::printf("\n");
     validate(run);
     save(run, true);

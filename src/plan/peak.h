@@ -1,12 +1,23 @@
 // The ceilings that speed is compared with, measured on this machine with the threads now in force.
 #pragma once
 
+#include <string>
+
 #include "src/device/stream.h"
 
 namespace traincu {
 
-// FLOP/s of this machine's matrix products: the best of several 1024 x 1024 x 1024 ones, measured in about a third of a second.
-double measure_matmul_peak(Stream& stream);
+// FLOP/s of the stream's matrix products, operands of the given type: the best of several cubes of 1024 on a CPU, of 64 (f32: 32) per
+// multiprocessor on a GPU, measured in about a third of a second. The numbers are random: zeros would be multiplied faster.
+double measure_matmul_peak(Stream& stream, Dtype dtype = Dtype::f32);
+
+// What the speed of training is told against (MFU), and what computes, in words. On a GPU the vendor's peak where it is known, else what was
+// measured; on a CPU what was measured.
+struct Ceiling {
+    double flops;
+    std::string text;
+};
+Ceiling measure_ceiling(Stream& stream, Dtype dtype, int threads);
 
 // FLOP/s of the multipliers: multiply-adds on registers in the widest vectors, the best of several bursts. No kernel can be faster.
 double measure_fma_peak();

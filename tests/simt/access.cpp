@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "src/base/error.h"
@@ -46,6 +47,10 @@ int block_of(uint32_t interval) {
     return static_cast<int>(after - blocks.begin()) - 1;
 }
 
+// TMA counts as one warp more.
+int tma_warp() { return static_cast<int>(block.warps.size()); }
+int thread_of(int warp, int lane) { return warp * lanes_of_warp + lane; }
+
 bool ordered_slow(Stamp stamp) {
     const uint32_t interval = interval_of(stamp);
     const int lane = static_cast<int>(stamp & lane_bits);
@@ -56,6 +61,7 @@ bool ordered_slow(Stamp stamp) {
         return other < seen.size() && seen[other];
     }
     const int warp = warp_of[interval - block_first];
+    if (block.clocks && interval <= self->clock[static_cast<size_t>(thread_of(warp, lane))]) return true;
     if (warp != self->warp) return false;
     const Warp& own = block.warps[static_cast<size_t>(warp)];
     return lane == self->lane || interval < own.whole_interval ||
@@ -83,6 +89,8 @@ Stamp next_reader(Stamp last, Stamp me) {
 // Whether all that read last did so before this thread writes.
 bool readers_past(Stamp last, Stamp me) {
     if (last == 0 || ordered_for_all(interval_of(last))) return true;
+    // With clocks, threads may know of each other without a barrier of all; of many readers the last stands for all.
+    if (block.clocks) return bare(last) == me ? !(last & (many_lanes | many_warps)) : ordered_slow(last);
     if (last & many_warps) return false;
     if (last & many_lanes) return of_own_warp(last) && of_a_whole_warp(last);
     return bare(last) == me || ordered_slow(last);
@@ -95,6 +103,7 @@ std::string who(Stamp stamp) {
         const uint3 index = blocks[static_cast<size_t>(block_of(interval))].index;
         return format("block (%u,%u,%u)", index.x, index.y, index.z);
     }
+    if (warp_of[interval - block_first] == tma_warp()) return "TMA";
     const uint3 index = block.threads[warp_of[interval - block_first] * size_t{lanes_of_warp} + (stamp & lane_bits)].index;
     return format("thread (%u,%u,%u)", index.x, index.y, index.z);
 }
@@ -112,7 +121,7 @@ enum class Access { read, write, atomic };
                                                                    : "updates ") +
                              place(address);
     if (cell.write == 0 && access != Access::write) fail(does + ", which nobody wrote", pc);
-    if (interval_of(cell.write) == async_interval) fail(does + ", to which a cp.async is under way: wait for it first", pc);
+    if (interval_of(cell.write) == async_interval) fail(does + ", to which an asynchronous copy is under way: wait for it first", pc);
     const bool of_a_write = cell.write && !ordered(cell.write);
     fail(format("%s, which %s %s, and nothing orders the two: a barrier, fence or event is missing", does.c_str(),
                 who(of_a_write ? cell.write : cell.read).c_str(), of_a_write ? "wrote" : "read"),
@@ -146,6 +155,26 @@ void check_cells(Cell* cells, int64_t count, const void* address, bool may_be_un
     }
 }
 
+std::vector<std::shared_ptr<AsyncRead>> async_reads;  // of the block
+
+void check_async_reads(int64_t begin, int64_t bytes, const void* pc) {
+    for (const auto& read : async_reads) {
+        if (begin >= read->end || begin + bytes <= read->begin) continue;
+        for (size_t i = 0; i < read->ended.size(); i++) {
+            if (read->ended[i] == 0)
+                fail(
+                    format("writes byte %lld of shared memory, which %s reads: it is under way", static_cast<long long>(begin), read->what),
+                    pc);
+            const int thread = read->first_thread + static_cast<int>(i);
+            if (!ordered(stamp_of(read->ended[i], thread % lanes_of_warp)))
+                fail(format(
+                         "writes byte %lld of shared memory, which %s read for thread %s, and nothing orders the two: a barrier is missing",
+                         static_cast<long long>(begin), read->what, coordinates(block.threads[static_cast<size_t>(thread)].index).c_str()),
+                     pc);
+        }
+    }
+}
+
 // Neither shared nor device memory: the thread's own variables, the program's constants, the launch's arguments. Or a fault.
 void check_other(const void* address, int64_t bytes, bool write, const void* pc) {
     const auto* byte = static_cast<const std::byte*>(address);
@@ -161,6 +190,13 @@ void check_other(const void* address, int64_t bytes, bool write, const void* pc)
          pc);
 }
 
+bool within_shared(int64_t begin, int64_t end) {
+    bool within = end <= block.launch->shared_bytes;
+    for (size_t i = 0; !within && i < block.arrays.size(); i++)
+        within = begin >= block.arrays[i].offset && end <= block.arrays[i].offset + block.arrays[i].bytes;
+    return within;
+}
+
 template <Access access>
 void check(const void* address, int64_t bytes, bool aligned, const void* pc) {
     constexpr bool write = access != Access::read;
@@ -172,15 +208,13 @@ void check(const void* address, int64_t bytes, bool aligned, const void* pc) {
     };
     if (offset < static_cast<uint64_t>(shared_room)) {
         const int64_t begin = static_cast<int64_t>(offset), end = begin + bytes;
-        bool within = end <= block.launch->shared_bytes;
-        for (size_t i = 0; !within && i < block.arrays.size(); i++)
-            within = begin >= block.arrays[i].offset && end <= block.arrays[i].offset + block.arrays[i].bytes;
-        if (!within)
+        if (!within_shared(begin, end))
             fail(format("%s %lld bytes at byte %lld of shared memory, beyond the %lld bytes of shared() and outside of any shared_array()",
                         write ? "writes" : "reads", static_cast<long long>(bytes), static_cast<long long>(begin),
                         static_cast<long long>(block.launch->shared_bytes)),
                  pc);
         check_alignment();
+        if (write && !async_reads.empty()) check_async_reads(begin, bytes, pc);
         check_cells<access>(shared_cells + begin / 2, (end + 1) / 2 - begin / 2, address, false, bytes == 1, pc);
         if (report::wanted) report::shared_access(address, bytes, pc);
         return;
@@ -229,13 +263,14 @@ void atomic_access(const void* address, int64_t bytes, const void* pc) {
 void fence() { self->fenced = true; }
 
 static Cell* shared_cells_of(const void* address) { return shared_cells + (static_cast<const std::byte*>(address) - shared_memory) / 2; }
-void begin_async_write(const void* address, const void* pc) {
-    check<Access::write>(address, 16, true, pc);
-    for (int i = 0; i < 8; i++) shared_cells_of(address)[i] = {stamp_of(async_interval, self->lane), 0};
+static void set_cells(const void* address, int64_t bytes, Cell cell) { std::fill_n(shared_cells_of(address), bytes / 2, cell); }
+void begin_async_write(const void* address, int64_t bytes, const void* pc) {
+    check<Access::write>(address, bytes, false, pc);
+    const int64_t begin = static_cast<const std::byte*>(address) - shared_memory;  // reads that are past need not be remembered any longer
+    std::erase_if(async_reads, [&](const auto& read) { return read->begin >= begin && read->end <= begin + bytes; });
+    set_cells(address, bytes, {stamp_of(async_interval, self->lane), 0});
 }
-void end_async_write(const void* address) {
-    for (int i = 0; i < 8; i++) shared_cells_of(address)[i] = {mine(), 0};
-}
+void end_async_write(const void* address, int64_t bytes) { set_cells(address, bytes, {mine(), 0}); }
 
 void check_aligned(const void* address, int64_t alignment, const Where& at) {
     if (reinterpret_cast<uintptr_t>(address) % static_cast<uintptr_t>(alignment))
@@ -255,6 +290,7 @@ void begin_block_order() {
     blocks.push_back({block_first, blockIdx});
     warp_of.assign(1, 0);
     seen.clear();
+    async_reads.clear();
     order_block();
 }
 static uint32_t interval_for(int warp) {
@@ -263,6 +299,7 @@ static uint32_t interval_for(int warp) {
     return interval;
 }
 void order_block() {
+    std::erase_if(async_reads, [](const auto& read) { return read->past(); });
     for (size_t w = 0; w < block.warps.size(); w++) {
         Warp& warp = block.warps[w];
         warp.whole_interval = interval_for(static_cast<int>(w));
@@ -271,8 +308,12 @@ void order_block() {
             block.threads[w * lanes_of_warp + static_cast<size_t>(std::countr_zero(rest))].interval = warp.whole_interval;
     }
 }
+static void join_all_of(Known& known, const Thread& thread);  // what it did and knows
 void order_warp(unsigned mask) {
     Warp& warp = block.warps[static_cast<size_t>(self->warp)];
+    Known learnt;
+    for (uint32_t rest = block.clocks ? mask : 0; rest; rest &= rest - 1)
+        join_all_of(learnt, block.threads[static_cast<size_t>(thread_of(self->warp, std::countr_zero(rest)))]);
     Thread* lanes = &block.threads[static_cast<size_t>(self->warp * lanes_of_warp)];
     if (mask == warp.all)
         warp.whole_interval = interval_for(self->warp);
@@ -289,7 +330,91 @@ void order_warp(unsigned mask) {
         for (uint32_t rest = mask; rest; rest &= rest - 1) warp.known[static_cast<size_t>(std::countr_zero(rest))] = known;
     }
     const uint32_t interval = mask == warp.all ? warp.whole_interval : interval_for(self->warp);
-    for (uint32_t rest = mask; rest; rest &= rest - 1) lanes[std::countr_zero(rest)].interval = interval;
+    for (uint32_t rest = mask; rest; rest &= rest - 1) {
+        lanes[std::countr_zero(rest)].interval = interval;
+        if (block.clocks) lanes[std::countr_zero(rest)].clock = learnt;
+    }
+}
+
+// ---- order between some threads
+
+void begin_clocks() {
+    if (block.clocks) return;
+    block.clocks = true;
+    for (Thread& thread : block.threads) thread.clock.assign((block.warps.size() + 1) * lanes_of_warp, 0);
+}
+void join(Known& known, const Known& other) {
+    if (known.size() < other.size()) known.resize(other.size());
+    for (size_t i = 0; i < other.size(); i++) known[i] = std::max(known[i], other[i]);
+}
+static void join_all_of(Known& known, const Thread& thread) {
+    join(known, thread.clock);
+    const Warp& warp = block.warps[static_cast<size_t>(thread.warp)];
+    const auto first = static_cast<size_t>(thread.warp * lanes_of_warp);
+    for (uint32_t rest = warp.all; rest; rest &= rest - 1) {
+        const auto l = static_cast<size_t>(std::countr_zero(rest));
+        known[first + l] = std::max(known[first + l], warp.whole_interval - 1);
+        if (!warp.known.empty()) known[first + l] = std::max(known[first + l], warp.known[static_cast<size_t>(thread.lane)][l]);
+    }
+    known[static_cast<size_t>(thread.number)] = thread.interval;
+}
+void release(Known& known) {
+    join_all_of(known, *self);
+    self->interval = interval_for(self->warp);  // what it does next is not part of it
+}
+void acquire(const Known& known) { join(self->clock, known); }
+void end_async_load(const void* address, int64_t bytes, Known& known) {
+    const uint32_t interval = interval_for(tma_warp());
+    set_cells(address, bytes, {stamp_of(interval, 0), 0});
+    known.resize(self->clock.size());
+    known[static_cast<size_t>(thread_of(tma_warp(), 0))] = interval;
+}
+void fence_async() { self->async_visible = self->interval = interval_for(self->warp); }
+
+bool AsyncRead::past() const {
+    return std::all_of(ended.begin(), ended.end(), [](uint32_t interval) { return interval > 0; });
+}
+std::shared_ptr<AsyncRead> begin_async_read(const std::vector<int64_t>& pieces, int first_thread, int threads, const char* what,
+                                            const Where& at) {
+    const auto read = std::make_shared<AsyncRead>();
+    read->begin = *std::min_element(pieces.begin(), pieces.end()), read->end = *std::max_element(pieces.begin(), pieces.end()) + 16;
+    read->what = what, read->first_thread = first_thread, read->ended.resize(static_cast<size_t>(threads));
+    Thread* me = self;
+    Stamp checked = 0;
+    for (const int64_t piece : pieces) {
+        if (!within_shared(piece, piece + 16))
+            fail(format("%s reads byte %lld of shared memory, which the kernel did not ask for", what, static_cast<long long>(piece)), at);
+        for (int64_t cell = piece / 2; cell < piece / 2 + 8; cell++) {
+            const Stamp write = shared_cells[cell].write;
+            if (write == checked && write) continue;
+            checked = write;
+            const std::string does = format("%s reads byte %lld of shared memory, ", what, static_cast<long long>(2 * cell));
+            if (write == 0) fail(does + "which nobody wrote", at);
+            if (interval_of(write) == async_interval) fail(does + "to which an asynchronous copy is under way: wait for it first", at);
+            for (int t = first_thread; t < first_thread + threads; t++) {
+                self = &block.threads[static_cast<size_t>(t)];
+                if (!ordered(write))
+                    fail(does + format("which %s wrote, and nothing orders the two: a barrier is missing", who(write).c_str()), at);
+            }
+            self = me;
+            const int warp = warp_of[interval_of(write) - block_first];
+            if (warp == tma_warp()) continue;
+            const Thread& writer = block.threads[static_cast<size_t>(thread_of(warp, static_cast<int>(write & lane_bits)))];
+            if (interval_of(write) >= writer.async_visible)
+                fail(does + format("which thread %s stored without a fence_proxy_async() after it", coordinates(writer.index).c_str()), at);
+        }
+    }
+    async_reads.push_back(read);
+    return read;
+}
+void end_async_read(AsyncRead& read) {
+    uint32_t& ended = read.ended[static_cast<size_t>(self->number - read.first_thread)];
+    if (!ended) ended = self->interval;
+}
+const char* async_read_under_way() {
+    for (const auto& read : async_reads)
+        if (!read->past()) return read->what;
+    return nullptr;
 }
 
 void begin_shared(std::byte* memory, int64_t bytes) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,13 @@ struct AsyncCopy {
     int group;
 };
 
+// Accumulators of a wgmma: what they will hold once it was waited for. Until then the thread sees NaN there.
+struct Accumulators {
+    float* d;
+    std::vector<float> values;
+    int group;
+};
+
 struct Thread {
     void* stack = nullptr;  // its pointer, while it stands still
     uint3 index{};
@@ -27,11 +35,20 @@ struct Thread {
     unsigned mask = 0;  // of a warp's meeting; 0: the whole block
     void* operand = nullptr;
     int vote = 0;
+    int scope_first = 0, scope_count = 0;  // threads that it waits for, or some of them
+    std::function<std::string()> why;      // of another way of waiting: what is missing
     Where at;
     std::vector<AsyncCopy> copies;  // in the order of their groups
     int groups_committed = 0;
+    // for hopper.cpp
+    std::vector<Accumulators> accumulators;
+    int wgmma_groups = 0;                   // committed
+    std::vector<const void*> wgmma_fenced;  // arrays, since the last wgmma_wait
+    int store_groups = 0;                   // of tma_store
     // for access.cpp
     const std::byte* stack_low = nullptr;
+    uint32_t async_visible = 0;   // what it stored in intervals before this one, TMA and wgmma can see
+    std::vector<uint32_t> clock;  // up to which interval of each thread it knows; used once block.clocks
     uint32_t interval = 0;
     bool fenced = false;  // has executed a __threadfence
     int64_t atomics = 0;
@@ -63,13 +80,24 @@ struct Block {
     int64_t shared_bytes = 0;  // asked for
     int64_t shared_end = 0;    // with the gaps between arrays
     std::vector<StaticShared> arrays;
+    std::vector<std::function<void()>> async_work;  // of TMA, under way: done at a time drawn by chance
+    bool clocks = false;                            // threads are ordered by more than barriers of all: mbarriers, named barriers
     std::string failure;
 };
+
+// Of tests/simt/hopper.cpp
+void begin_block_of_hopper();
+std::string end_block_of_hopper();  // what is still under way; empty: nothing
+
+// Waiting, from the inside: the thread under way stands still until another one makes it ready.
+void stand_still();
+void make_ready(Thread& thread);
 
 extern Block block;
 extern Thread* self;
 
 int thread_of_stack(const void* address);  // whose stack holds it; -1
 std::string text_of(const Where& at);
+std::string coordinates(const uint3& index);  // "(3,0,0)"
 
 }  // namespace traincu::simt

@@ -68,8 +68,8 @@ namespace {
 void enqueue(StreamHandle stream, std::string name, std::function<std::string()> run, std::shared_ptr<Mark> after = nullptr) {
     ENSURE(std::find(streams.begin(), streams.end(), stream) != streams.end());
     const auto number = static_cast<size_t>(stream->number);
-    join(stream->clock, of_host);
-    if (after) join(stream->clock, after->clock);
+    join_clocks(stream->clock, of_host);
+    if (after) join_clocks(stream->clock, after->clock);
     if (stream->clock.size() <= number) stream->clock.resize(number + 1);
     stream->clock[number] = ++stream->index;
     stream->queue.push_back({std::move(run), std::move(after), stream->index, stream->clock, std::move(name)});
@@ -100,7 +100,7 @@ void work_until(Done&& done) {
 }
 // The host has waited for this.
 void host_goes_on(const Clock& clock) {
-    join(of_host, clock);
+    join_clocks(of_host, clock);
     bool all_past = true;
     for (const CUstream_st* stream : streams) {
         const auto number = static_cast<size_t>(stream->number);

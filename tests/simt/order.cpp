@@ -31,7 +31,7 @@ const Item* find_item(uint32_t interval) {
 
 }  // namespace
 
-void join(Clock& clock, const Clock& other) {
+void join_clocks(Clock& clock, const Clock& other) {
     if (clock.size() < other.size()) clock.resize(other.size());
     for (size_t i = 0; i < other.size(); i++) clock[i] = std::max(clock[i], other[i]);
 }

@@ -13,7 +13,7 @@ constexpr uint32_t long_ago = 2;        // before all that is remembered
 constexpr uint32_t first_interval = 3;
 
 using Clock = std::vector<uint64_t>;  // by stream: how much of its work is past
-void join(Clock& clock, const Clock& other);
+void join_clocks(Clock& clock, const Clock& other);
 
 // One piece of a stream's work begins: the `index`th of `stream`, known to come after all that `clock` says.
 void begin_item(int stream, uint64_t index, const Clock& clock, std::string name);

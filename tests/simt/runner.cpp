@@ -1,5 +1,6 @@
 #include "tests/simt/runner.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -38,6 +39,13 @@ uint32_t below(uint32_t n) {
 
 // A ready thread: the next lane of the same warp while there is one, since a warp mostly goes in step; else of a warp drawn by chance.
 static Thread* choose() {
+    while (!block.async_work.empty() &&
+           (below(8) == 0 || std::all_of(block.warps.begin(), block.warps.end(), [](const Warp& w) { return !w.ready; }))) {
+        const auto which = block.async_work.begin() + below(static_cast<uint32_t>(block.async_work.size()));
+        const std::function<void()> work = std::move(*which);
+        block.async_work.erase(which);
+        work();
+    }
     Warp* warp = &block.warps[static_cast<size_t>(block.warp)];
     if (!warp->ready || below(16) == 0) {
         uint32_t others = 0;
@@ -62,7 +70,7 @@ static void go_on(Thread* thread) {
 }
 
 // The calling thread stands still until someone makes it ready.
-static void stand_still() {
+void stand_still() {
     Thread* from = self;
     Thread* to = choose();
     if (to == from) {
@@ -80,6 +88,7 @@ void yield() {
 }
 
 static void make_ready(Warp& warp, uint32_t lanes) { warp.ready |= lanes, block.idle_turns = 0; }
+void make_ready(Thread& thread) { make_ready(block.warps[static_cast<size_t>(thread.warp)], 1u << thread.lane); }
 
 static void thread_main() {
     try {
@@ -100,7 +109,7 @@ static void thread_main() {
 
 bool in_kernel() { return self != nullptr; }
 
-static std::string coordinates(const uint3& index) { return format("(%u,%u,%u)", index.x, index.y, index.z); }
+std::string coordinates(const uint3& index) { return format("(%u,%u,%u)", index.x, index.y, index.z); }
 
 static std::string sentence(const std::string& where, const std::string& what) {
     return format("kernel %s, block %s, thread %s%s: %s", name_of_kernel(block.launch->kernel).c_str(), coordinates(blockIdx).c_str(),
@@ -119,12 +128,17 @@ void fail(const std::string& what, const void* pc) { abandon(sentence(pc ? ", " 
 
 // No thread is ready and not all have ended: says who waits for whom.
 static std::string why_stuck() {
+    for (Thread& thread : block.threads) {  // first what would be the cause of other waiting
+        self = &thread;
+        if (!thread.ended && thread.why)
+            return sentence(", " + text_of(thread.at), format("waits in %s: %s", thread.waits_for, thread.why().c_str()));
+    }
     for (Thread& thread : block.threads) {
         if (thread.ended) continue;
         self = &thread;
-        for (Thread& other : block.threads) {
-            const bool meets = thread.mask ? other.warp == thread.warp && (thread.mask >> other.lane & 1) : true;
-            if (&other == &thread || !meets) continue;
+        for (int i = thread.scope_first; i < thread.scope_first + thread.scope_count; i++) {
+            const Thread& other = block.threads[static_cast<size_t>(i)];
+            if (&other == &thread || (thread.mask && !(thread.mask >> other.lane & 1))) continue;
             const bool there = !other.ended && other.mask == thread.mask && !std::strcmp(other.waits_for, thread.waits_for);
             if (there) continue;
             return sentence(
@@ -146,6 +160,7 @@ void meet(unsigned mask, const char* what, void* operand, void (*complete)(Meeti
     Warp& warp = block.warps[static_cast<size_t>(me->warp)];
     if (mask & ~warp.all) fail(format("calls %s with mask 0x%08x, but its warp has the lanes 0x%08x", what, mask, warp.all), at);
     me->waits_for = what, me->mask = mask, me->operand = operand, me->at = at;
+    me->scope_first = me->warp * lanes_of_warp, me->scope_count = std::popcount(warp.all);
     warp.meeting |= 1u << me->lane;
     if ((warp.meeting & mask) != mask) {
         stand_still();
@@ -255,6 +270,7 @@ unsigned match_any(unsigned mask, uint64_t value, const Where& at) {
 int block_vote(Vote vote, int predicate, const char* what, const Where& at) {
     Thread* me = self;
     me->waits_for = what, me->mask = 0, me->at = at, me->vote = predicate;
+    me->scope_first = 0, me->scope_count = static_cast<int>(block.threads.size());
     if (++block.at_barrier < static_cast<int>(block.threads.size())) {
         stand_still();
         return me->vote;
@@ -320,6 +336,8 @@ static void run_block(const Launch& launch, uint3 index) {
         warp.all |= 1u << thread.lane, warp.ready = warp.all;
     }
     block.warp = static_cast<int>(below(static_cast<uint32_t>(block.warps.size())));
+    block.async_work.clear(), block.clocks = false;
+    begin_block_of_hopper();
     begin_shared(shared_memory, launch.shared_bytes);
     begin_block_order();
     if (report::wanted) report::begin_block(launch.kernel);
@@ -328,6 +346,10 @@ static void run_block(const Launch& launch, uint3 index) {
         simt_switch_stack(&main_stack, first->stack);
     }
     if (block.failure.empty() && block.alive > 0) block.failure = why_stuck();
+    if (block.failure.empty()) {
+        self = &block.threads[0];
+        if (const std::string rest = end_block_of_hopper(); !rest.empty()) block.failure = sentence("", rest);
+    }
     if (report::wanted) report::end_block();
     self = nullptr;
 }

@@ -15,48 +15,11 @@
 #include "tests/simt/access.h"
 #include "tests/simt/faults/faults.h"
 #include "tests/simt/runner.h"
+#include "tests/simt/support.h"
 
 using namespace traincu;
+using namespace traincu::simt_test;
 namespace faults = traincu::simt_faults;
-
-namespace {
-
-template <class T>
-struct Managed {
-    T* data;
-    int64_t n;
-    explicit Managed(int64_t count, T value = T{}) : data(static_cast<T*>(gpu::allocate_managed(count * int64_t{sizeof(T)}))), n(count) {
-        for (int64_t i = 0; i < n; i++) data[i] = value;
-    }
-    ~Managed() { gpu::release(data); }
-    Managed(const Managed&) = delete;
-    Managed& operator=(const Managed&) = delete;
-    T& operator[](int64_t i) { return data[i]; }
-};
-
-// What synchronize() says; empty if it returns.
-std::string failure(const Stream& stream) {
-    try {
-        stream.synchronize();
-    } catch (const Error& error) {
-        return error.what();
-    }
-    return "";
-}
-// A faulty kernel must end with a sentence that has these parts, its correct sibling with none.
-void check_failure(const std::string& text, bool faulty, const std::vector<std::string>& parts) {
-    CAPTURE(text);
-    if (!faulty) CHECK(text == "");
-    if (faulty)
-        for (const std::string& part : parts) {
-            CAPTURE(part);
-            CHECK(text.find(part) != std::string::npos);
-        }
-}
-
-Stream gpu_stream() { return Stream(Device::cuda, 1 << 20); }
-
-}  // namespace
 
 TEST_SUITE("simt") {
     TEST_CASE("simt: nothing runs before the host waits, everything after") {
@@ -312,7 +275,7 @@ TEST_SUITE("simt") {
             CHECK(out[0] == 6.0f);
             for (int fault : {1, 4}) {
                 faults::pipeline(out.data, in.data, 3, fault, stream);
-                check_failure(failure(stream), true, {"kernel pipeline_kernel", "to which a cp.async is under way"});
+                check_failure(failure(stream), true, {"kernel pipeline_kernel", "to which an asynchronous copy is under way"});
             }
             for (int fault : {2, 3}) {
                 faults::pipeline(out.data, in.data, 3, fault, stream);

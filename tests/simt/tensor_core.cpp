@@ -94,7 +94,7 @@ void async_copy16(void* to, const void* from, bool valid, const Where& at) {
     check_shared(to, 16, "cp_async16", at);
     check_aligned(from, 16, at);
     if (valid) read_access(from, 16, true, __builtin_return_address(0));
-    begin_async_write(to, __builtin_return_address(0));
+    begin_async_write(to, 16, __builtin_return_address(0));
     AsyncCopy copy{static_cast<std::byte*>(to), {}, self->groups_committed};
     if (valid) std::memcpy(copy.data, from, 16);
     std::memset(to, 0xFF, 16);  // NaN while it is under way
@@ -109,7 +109,7 @@ void async_wait(int groups) {
     // A copy of group g, the first being 0, is done when at most committed - 1 - g groups came after it.
     while (done < copies.size() && self->groups_committed - copies[done].group > groups) {
         std::memcpy(copies[done].to, copies[done].data, 16);
-        end_async_write(copies[done].to);
+        end_async_write(copies[done].to, 16);
         done++;
     }
     copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(done));

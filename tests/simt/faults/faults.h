@@ -43,4 +43,34 @@ void beyond_shared(float* out, int at, bool of_array, Stream& stream);          
 void pipeline(float* out, const float* in, int tiles, int fault, Stream& stream);  // in (tiles,64)
 void ldmatrix_rows(uint32_t* out, bool faulty, Stream& stream);                    // (32,4)
 
+// hopper.cu
+enum class HopperFault {
+    none,
+    no_init_fence,
+    no_barrier_after_init,
+    too_many_bytes,
+    no_wait,
+    only_one_waits,
+    wrong_parity,
+    misplaced,
+    no_wgmma_fence,
+    no_wgmma_wait,
+    overwritten_under_way
+};
+void tma_product(float* out, const bf16* a, const bf16* b, HopperFault fault, Stream& stream);  // all (64,64)
+void stored_product(float* out, const bf16* a, const bf16* b, int n, bool a_transposed, bool b_transposed, bool from_registers, bool fenced,
+                    Stream& stream);
+enum class RingFault {
+    none,
+    no_wait_for_empty,
+    too_few_arrivals,
+    no_wait_for_full,
+    no_warp_barrier,
+    one_warp_never_arrives,
+    no_named_barrier
+};
+void ring_sums(float* out, const bf16* in, int64_t rows, int tiles, RingFault fault, Stream& stream);  // in (rows,2,64), out (64)
+enum class StoreFault { none, no_proxy_fence, no_barrier, no_commit, no_wait };
+void tma_negate(float* out, const float* in, int64_t rows, StoreFault fault, Stream& stream);  // (rows,64)
+
 }  // namespace traincu::simt_faults

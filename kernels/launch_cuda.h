@@ -50,7 +50,8 @@ struct alignas(16) Pack {
 
 template <class T>
 __device__ Pack<T> load16(const T* from) {
-    return *reinterpret_cast<const Pack<T>*>(from);
+    const int4 bits = *reinterpret_cast<const int4*>(from);  // as one word: the compiler might take a struct apart
+    return *reinterpret_cast<const Pack<T>*>(&bits);
 }
 template <class T>
 __device__ Pack<T> load16_streaming(const T* from) {
@@ -59,7 +60,7 @@ __device__ Pack<T> load16_streaming(const T* from) {
 }
 template <class T>
 __device__ void store16(T* to, const Pack<T>& pack) {
-    *reinterpret_cast<Pack<T>*>(to) = pack;
+    *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(&pack);
 }
 template <class T>
 __device__ void store16_streaming(T* to, const Pack<T>& pack) {

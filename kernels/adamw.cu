@@ -14,6 +14,7 @@
 namespace traincu::gpu {
 
 constexpr int adamw_threads = 256;
+constexpr int adamw_in_flight = 2;
 constexpr int64_t adamw_blocks = 132 * 4;
 
 template <class Moment>
@@ -60,49 +61,55 @@ inline __device__ bf16 rounded_by_chance(float x, uint32_t random16) {
     return bf16{static_cast<uint16_t>((bits + random16) >> 16)};
 }
 
+// The moments of elements i + [0,width); width 4 begins at a multiple of 4.
 template <int width>
-__device__ void store_moments(float* to_m, float* to_v, const float (&m)[width], const float (&v)[width], int64_t i, uint64_t, uint32_t) {
-    store_floats(to_m + i, m), store_floats(to_v + i, v);
+__device__ void store_moments(float* to_m, float* to_v, const float (&m)[width], const float (&v)[width], uint64_t, uint32_t, int64_t) {
+    store_floats(to_m, m), store_floats(to_v, v);
 }
-inline __device__ void store_moments(bf16* to_m, bf16* to_v, const float (&m)[8], const float (&v)[8], int64_t i, uint64_t seed,
-                                     uint32_t step) {
-    Pack<bf16> m_pack, v_pack;
-#pragma unroll
-    for (int four = 0; four < 2; four++) {
-        const PhiloxBlock random = Random{seed, RandomStream::rounding}.bits(step, static_cast<uint64_t>(i / 4 + four));
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            m_pack[4 * four + j] = rounded_by_chance(m[4 * four + j], random[j] & 0xFFFF);
-            v_pack[4 * four + j] = rounded_by_chance(v[4 * four + j], random[j] >> 16);
-        }
-    }
-    store16(to_m + i, m_pack), store16(to_v + i, v_pack);
-}
-inline __device__ void store_moments(bf16* to_m, bf16* to_v, const float (&m)[1], const float (&v)[1], int64_t i, uint64_t seed,
-                                     uint32_t step) {
+template <int width>
+__device__ void store_moments(bf16* to_m, bf16* to_v, const float (&m)[width], const float (&v)[width], uint64_t seed, uint32_t step,
+                              int64_t i) {
     const PhiloxBlock random = Random{seed, RandomStream::rounding}.bits(step, static_cast<uint64_t>(i / 4));
-    const uint32_t low = i % 2 == 0 ? random[0] : random[1], high = i % 2 == 0 ? random[2] : random[3], word = i % 4 < 2 ? low : high;
-    to_m[i] = rounded_by_chance(m[0], word & 0xFFFF), to_v[i] = rounded_by_chance(v[0], word >> 16);
+    if constexpr (width == 1) {
+        const uint32_t low = i % 2 == 0 ? random[0] : random[1], high = i % 2 == 0 ? random[2] : random[3], word = i % 4 < 2 ? low : high;
+        *to_m = rounded_by_chance(m[0], word & 0xFFFF), *to_v = rounded_by_chance(v[0], word >> 16);
+    } else {
+        HalfPack<bf16> m_pack, v_pack;
+#pragma unroll
+        for (int j = 0; j < width; j++) {
+            m_pack.values[j] = rounded_by_chance(m[j], random[j] & 0xFFFF);
+            v_pack.values[j] = rounded_by_chance(v[j], random[j] >> 16);
+        }
+        *reinterpret_cast<HalfPack<bf16>*>(to_m) = m_pack, *reinterpret_cast<HalfPack<bf16>*>(to_v) = v_pack;
+    }
 }
 
 // Elements i + [0,width), which lie in one range.
-template <int width, class Moment>
-__device__ void update(const AdamwArrays<Moment>& a, const AdamwFactors& f, const AdamwStep& s, int64_t i) {
+template <int width>
+struct Elements {
+    int64_t i;
     float param[width], m[width], v[width], grad[width];
-    load_floats(grad, a.grad + i), load_floats(m, a.m + i), load_floats(v, a.v + i), load_floats(param, a.param + i);
-    const float decay = decays(a.ranges, a.range_count, i) ? f.decay : 0.0f;
-#pragma unroll
-    for (int j = 0; j < width; j++) {
-        // Fused where written and nowhere else: the bits do not depend on `width`.
-        const float g = s.clip * grad[j];
-        m[j] = fmaf(f.beta1, m[j], f.rest1 * g), v[j] = fmaf(f.beta2, v[j], f.rest2 * (g * g));
-        const float change = m[j] * s.m_correction / (sqrtf(v[j] * s.v_correction) + f.eps);
-        param[j] = fmaf(-f.lr, fmaf(decay, param[j], change), param[j]);
+
+    template <class Moment>
+    __device__ void load(const AdamwArrays<Moment>& a) {
+        load_floats(grad, a.grad + i), load_floats(m, a.m + i), load_floats(v, a.v + i), load_floats(param, a.param + i);
     }
-    store_floats(a.param + i, param);
-    store_moments(a.m, a.v, m, v, i, f.seed, s.step);
-    if (a.copy) store_floats(a.copy + i, param);
-}
+    template <class Moment>
+    __device__ void update(const AdamwArrays<Moment>& a, const AdamwFactors& f, const AdamwStep& s) {
+        const float decay = decays(a.ranges, a.range_count, i) ? f.decay : 0.0f;
+#pragma unroll
+        for (int j = 0; j < width; j++) {
+            // Fused where written and nowhere else: the bits do not depend on `width`.
+            const float g = s.clip * grad[j];
+            m[j] = fmaf(f.beta1, m[j], f.rest1 * g), v[j] = fmaf(f.beta2, v[j], f.rest2 * (g * g));
+            const float change = m[j] * s.m_correction / (sqrtf(v[j] * s.v_correction) + f.eps);
+            param[j] = fmaf(-f.lr, fmaf(decay, param[j], change), param[j]);
+        }
+        store_floats(a.param + i, param);
+        store_moments(a.m + i, a.v + i, m, v, f.seed, s.step, i);
+        if (a.copy) store_floats(a.copy + i, param);
+    }
+};
 
 template <class Moment, int width>
 __global__ void __launch_bounds__(adamw_threads) adamw_kernel(AdamwArrays<Moment> a, AdamwFactors f) {
@@ -116,9 +123,26 @@ __global__ void __launch_bounds__(adamw_threads) adamw_kernel(AdamwArrays<Moment
     }
     __syncthreads();
     const AdamwStep s = shared_step[0];
-    const int64_t whole = a.n / width, first = int64_t{blockIdx.x} * adamw_threads + threadIdx.x;
-    for (int64_t pack = first; pack < whole; pack += int64_t{gridDim.x} * adamw_threads) update<width>(a, f, s, pack * width);
-    if (whole * width + first < a.n) update<1>(a, f, s, whole * width + first);  // fewer than `width` are left
+    const int64_t packs = a.n / width;
+    for (int64_t block = blockIdx.x; block * adamw_in_flight * adamw_threads < packs; block += gridDim.x) {
+        const int64_t first = block * adamw_in_flight * adamw_threads + threadIdx.x;
+        Elements<width> elements[adamw_in_flight];
+#pragma unroll
+        for (int k = 0; k < adamw_in_flight; k++) {
+            const int64_t pack = first + k * adamw_threads;
+            elements[k].i = pack * width;
+            if (pack < packs) elements[k].load(a);
+        }
+#pragma unroll
+        for (int k = 0; k < adamw_in_flight; k++)
+            if (first + k * adamw_threads < packs) elements[k].update(a, f, s);
+    }
+    const int64_t rest = packs * width + threadIdx.x;  // fewer than `width` are left
+    if (blockIdx.x == 0 && rest < a.n) {
+        Elements<1> element;
+        element.i = rest;
+        element.load(a), element.update(a, f, s);
+    }
 }
 
 void adamw_update(Tensor param, Tensor copy, Tensor m, Tensor v, Tensor grad, Tensor ranges, Tensor guard_state, const AdamwParams& params,
@@ -146,9 +170,9 @@ void adamw_update(Tensor param, Tensor copy, Tensor m, Tensor v, Tensor grad, Te
                                     ranges.rows(),
                                     n,
                                     reinterpret_cast<const GuardState*>(guard_state.as<double>())};
-        dispatch_width<bf16>(pointers_aligned({param, copy, m, v, grad}), [&](auto w) {
+        dispatch_width<float>(pointers_aligned({param, copy, m, v, grad}), [&](auto w) {
             constexpr int width = decltype(w)::value;
-            const int64_t blocks = ceil_div(n, width * adamw_threads);
+            const int64_t blocks = ceil_div(n, width * adamw_in_flight * adamw_threads);
             launch(adamw_kernel<Moment, width>, grid_of(blocks < adamw_blocks ? blocks : adamw_blocks), dim3(adamw_threads), 0, stream, a,
                    f);
         });

@@ -59,11 +59,20 @@ inline dim3 grid_of(int64_t blocks) {
 
 // ---- on the device
 
-// `width` neighbours, 1 or a multiple of what 16 bytes hold.
+// What 4 neighbours in bf16 are read as, beside 16 bytes of others in f32.
+template <class T>
+struct alignas(8) HalfPack {
+    T values[8 / sizeof(T)];
+};
+
+// `width` neighbours: 1, or 8 bytes, or a multiple of 16.
 template <int width, class T>
 __device__ void load_floats(float (&x)[width], const T* from) {
     if constexpr (width == 1) {
         x[0] = to_float(*from);
+    } else if constexpr (width * sizeof(T) == 8) {
+        const HalfPack<T> pack = *reinterpret_cast<const HalfPack<T>*>(from);
+        for (int i = 0; i < width; i++) x[i] = to_float(pack.values[i]);
     } else {
         for (int p = 0; p < width; p += Pack<T>::size) {
             const Pack<T> pack = load16(from + p);
@@ -75,6 +84,10 @@ template <int width, class T>
 __device__ void store_floats(T* to, const float (&x)[width]) {
     if constexpr (width == 1) {
         *to = from_float<T>(x[0]);
+    } else if constexpr (width * sizeof(T) == 8) {
+        HalfPack<T> pack;
+        for (int i = 0; i < width; i++) pack.values[i] = from_float<T>(x[i]);
+        *reinterpret_cast<HalfPack<T>*>(to) = pack;
     } else {
         for (int p = 0; p < width; p += Pack<T>::size) {
             Pack<T> pack;

@@ -174,7 +174,7 @@ TEST_SUITE("adamw") {
     }
 
     TEST_CASE("adamw: more elements than the grid has threads are all updated once" * doctest::skip(!on_gpu())) {
-        constexpr int64_t n = 132 * 4 * 256 + 1000;  // by single elements, as the parameters do not lie on 16 bytes
+        constexpr int64_t n = 132 * 4 * 512 + 1000;  // by single elements, as the parameters do not lie on 16 bytes
         Pool pool;
         Tensor wide = pool.filled(Dtype::f32, {n + 1}, 1.0), param = wide.slice_rows(1, n), m = pool.zeros(Dtype::f32, {n});
         Tensor v = pool.zeros(Dtype::f32, {n}), grad = pool.filled(Dtype::f32, {n}, 1.0);

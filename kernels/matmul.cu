@@ -239,8 +239,8 @@ __global__ void __launch_bounds__(Shape::threads, 256 / Shape::threads * 2)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     const int row = warp_m + m * 16 + half * 8 + lane / 4, col = warp_n + n * 8 + lane % 4 * 2;
-                    c_tile[row * Shape::pitch + col] = sums[m][n][half * 2];
-                    c_tile[row * Shape::pitch + col + 1] = sums[m][n][half * 2 + 1];
+                    *reinterpret_cast<float2*>(c_tile + row * Shape::pitch + col) =
+                        make_float2(sums[m][n][half * 2], sums[m][n][half * 2 + 1]);
                 }
         __syncthreads();
         constexpr int size = Pack<Out>::size, packs = Shape::width / size;

@@ -23,18 +23,19 @@
 
 // ---- vector types
 
-#define TRAINCU_SIMT_VECTOR(T, name, alignment)                        \
-    struct name##2 {                                                   \
-        alignas(2 * alignment) T x, y;                                 \
-    };                                                                 \
-    struct name##3 {                                                   \
-        T x, y, z;                                                     \
-    };                                                                 \
-    struct name##4 {                                                   \
-        alignas(4 * alignment > 16 ? 16 : 4 * alignment) T x, y, z, w; \
-    };                                                                 \
-    inline name##2 make_##name##2(T x, T y) { return {x, y}; }         \
-    inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; } \
+#define TRAINCU_SIMT_VECTOR(T, name, alignment)                                          \
+    struct alignas(2 * alignment) name##2 {                                              \
+        T x, y;                                                                          \
+    };                                                                                   \
+    struct name##3 {                                                                     \
+        T x, y, z;                                                                       \
+    };                                                                                   \
+    struct alignas(4 * alignment > 16 ? 16 : 4 * alignment) name##4 {                    \
+        T x, y, z, w;                                                                    \
+    };                                                                                   \
+    static_assert(sizeof(name##2) == 2 * sizeof(T) && sizeof(name##4) == 4 * sizeof(T)); \
+    inline name##2 make_##name##2(T x, T y) { return {x, y}; }                           \
+    inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                   \
     inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 TRAINCU_SIMT_VECTOR(float, float, 4)
 TRAINCU_SIMT_VECTOR(int, int, 4)

@@ -16,48 +16,8 @@ import statistics
 import time
 
 import torch
-import torch.nn.functional as F
+from pytorch_models import Model, gpt2
 from torch import nn
-
-
-class Block(nn.Module):
-    def __init__(self, channels, heads):
-        super().__init__()
-        self.heads = heads
-        self.ln_1 = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.attention_out = nn.Linear(channels, channels)
-        self.ln_2 = nn.LayerNorm(channels)
-        self.fc = nn.Linear(channels, 4 * channels)
-        self.mlp_out = nn.Linear(4 * channels, channels)
-
-    def forward(self, x):  # (B,T,C)
-        B, T, C = x.shape
-        q, k, v = (part.view(B, T, self.heads, -1).transpose(1, 2) for part in self.qkv(self.ln_1(x)).split(C, dim=2))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B,NH,T,HS)
-        x = x + self.attention_out(attended.transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp_out(F.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
-
-
-class GPT2(nn.Module):
-    def __init__(self, layers, heads, channels, max_seq, vocab):
-        super().__init__()
-        self.wte = nn.Embedding(vocab, channels)
-        self.wpe = nn.Embedding(max_seq, channels)
-        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(layers))
-        self.ln_f = nn.LayerNorm(channels)
-        for name, p in self.named_parameters():
-            if p.dim() == 2:
-                nn.init.normal_(p, std=0.02 / (2 * layers) ** 0.5 if "_out" in name else 0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(p)
-
-    def forward(self, tokens, targets):  # (B,T)
-        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
-        for block in self.blocks:
-            x = block(x)
-        logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def main():
@@ -71,7 +31,7 @@ def main():
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    model = GPT2(args.layers, args.heads, args.channels, max(args.max_seq, args.seq), args.vocab)
+    model = Model(gpt2(args.layers, args.heads, args.channels, max(args.max_seq, args.seq), args.vocab))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, **{args.adamw: True})
     step_model = torch.compile(model) if args.compile else model
     data = torch.randint(args.vocab, (args.warmup + args.steps, args.batch, args.seq + 1))

@@ -5,7 +5,7 @@ set -eu
 
 usage() {
     cat <<'END'
-usage: sh scripts/setup.sh [--prefix DIR]
+usage: sh scripts/setup.sh [--prefix DIR [--lean]]
 
 Looks for make, a C++20 compiler and the libraries of ./train, and installs what is missing:
   as root                  with apt-get install
@@ -13,6 +13,7 @@ Looks for make, a C++20 compiler and the libraries of ./train, and installs what
   --prefix DIR             needs no root: downloads the libraries' packages and unpacks them into DIR. The Makefile
                            looks into .deps, so: --prefix .deps (another folder: make DEPS=DIR). All of them are
                            unpacked, also those that this system has: the folder can travel to a machine without network.
+  --lean                   with --prefix: without oneDNN, documentation and static libraries, an eighth of the size
   --help                   this text
 
 CXX names the compiler (default g++).
@@ -23,18 +24,20 @@ END
 say()  { printf '%s\n' "$@" >&2; }
 fail() { code=$1; shift; say "setup: $*"; exit "$code"; }
 
-prefix=
+prefix='' lean=''
 while [ $# -gt 0 ]; do
     case $1 in
         --prefix) prefix=${2:-}
                   [ -n "$prefix" ] || fail 2 "--prefix needs a folder, for example --prefix .deps"
                   shift ;;
         --prefix=?*) prefix=${1#*=} ;;
+        --lean) lean=1 ;;
         --help|-h) usage; exit 0 ;;
         *) fail 2 "unknown argument '$1' (see --help)" ;;
     esac
     shift
 done
+[ -z "$lean" ] || [ -n "$prefix" ] || fail 2 "--lean goes with --prefix"
 cxx=${CXX:-g++}
 deps=${prefix:-$(dirname "$0")/../.deps}
 
@@ -156,6 +159,7 @@ refresh_private_lists() {
 # shellcheck disable=SC2046,SC2086
 unpack_into_prefix() {
     seeds="libcli11-dev nlohmann-json3-dev libxxhash-dev doctest-dev libdnnl-dev libpcre2-dev libutf8proc-dev bible-kjv"
+    [ -z "$lean" ] || seeds=$(echo "$seeds" | sed 's/libdnnl-dev //')
     mkdir -p "$prefix" || fail 2 "the folder $prefix cannot be made"
     deps=$(cd "$prefix" && pwd)
     unpacked=$(cat "$deps/packages.txt" 2>/dev/null || true)
@@ -180,6 +184,7 @@ unpack_into_prefix() {
     for deb in "$work"/debs/*.deb; do
         dpkg-deb -x "$deb" "$deps" || fail 8 "$deb cannot be unpacked"
     done
+    [ -z "$lean" ] || rm -rf "$deps/usr/share/doc" "$deps/usr/share/man" "$deps"/usr/lib/*/*.a
     # Written last: what an interrupted run left behind is unpacked again.
     for deb in "$work"/debs/*.deb; do basename "$deb" .deb; done >> "$deps/packages.txt"
     rm -rf "$work"

@@ -58,6 +58,7 @@ apt_never_ran() { [ ! -s "$MACHINE/apt.log" ]; }
 machine 0
 setup --help;                 expect "setup: --help" 0 "usage"
 setup --prefix;               expect "setup: --prefix without a folder is a usage error" 2 "needs a folder"
+setup --lean;                 expect "setup: --lean without a folder is a usage error" 2 "goes with --prefix"
 setup --nonsense;             expect "setup: an unknown argument is a usage error" 2 "unknown argument"
 
 setup;                        expect "setup: everything is there" 0 "cli11 .* found" "onednn .* found" "pcre2 .* found" "utf8proc .* found"
@@ -102,6 +103,10 @@ holds "setup: has nothing to do" apt_never_ran
 : > "$MACHINE/offline"
 setup --prefix other;         expect "setup: --prefix without network ends with 8" 8 "download failed"
 holds "setup: and notes nothing as unpacked" [ ! -e other/packages.txt ]
+
+machine 1000 cli11 json xxhash doctest onednn
+setup --prefix lean --lean;   holds "setup: --lean unpacks" [ -e lean/usr/include/libcli11-dev -a -e lean/usr/include/libpcre2-dev ]
+holds "setup: but not the largest library" [ ! -e lean/usr/include/libdnnl-dev ]
 
 machine 0 cli11; mv bin/apt-get apt-get.away
 setup;                        expect "setup: another distribution gets the names" 2 "CLI11, nlohmann/json and xxHash"

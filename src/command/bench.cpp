@@ -28,7 +28,8 @@ struct Roof {
     double seconds;
     bool arithmetic;
     Roof(const KernelCall& call, const Machine& machine) {
-        const double flops = call.flops() / machine.fma_peak, bytes = call.bytes() / machine.bandwidth;
+        const double peak = machine.threads > 0 ? machine.fma_peak : machine.matmul_peak;  // on a GPU what products reach
+        const double flops = call.flops() / peak, bytes = call.bytes(machine.dtype) / machine.bandwidth;
         seconds = std::max(flops, bytes), arithmetic = flops > bytes;
     }
 };
@@ -99,6 +100,13 @@ std::vector<KernelCall> calls_of_shape(const std::string& op, const std::string&
 }
 
 void print_header(const Machine& m) {
+    if (m.threads == 0) {
+        std::printf("%s, %s: matrix products by %s %.1f TFLOP/s%s, memory %.0f GB/s, measured now\n", m.name.c_str(), name_of(m.dtype),
+                    m.gemm_engine.c_str(), m.matmul_peak / 1e12,
+                    m.fma_peak > 0 ? format(" (%.0f on paper)", m.fma_peak / 1e12).c_str() : "", m.bandwidth / 1e9);
+        std::printf("roof: the share of what the binding limit of these two allows\n");
+        return;
+    }
     std::printf("%s, %d threads: multiply-add peak %.0f GFLOP/s, matrix products %.0f GFLOP/s, memory %.1f GB/s\n", m.name.c_str(),
                 m.threads, m.fma_peak / 1e9, m.matmul_peak / 1e9, m.bandwidth / 1e9);
     std::printf("roof: the share of what the binding limit (peak or memory) allows; above 100 %% where operands come from the cache\n");
@@ -109,8 +117,9 @@ void print_row(const Row& row, const Machine& machine) {
     std::string name = info(row.call.kernel).name();
     if (!row.engine.empty()) name += " (" + row.engine + ")";
     std::printf("  %-24s %-14s %10s %7.1f %6.1f  %4.0f %% %-6s  %s\n", name.c_str(), row.call.what.substr(0, 14).c_str(),
-                milliseconds(1e3 * row.seconds).c_str(), row.call.flops() / row.seconds / 1e9, row.call.bytes() / row.seconds / 1e9,
-                100 * roof.seconds / row.seconds, roof.arithmetic ? "peak" : "memory", row.call.shape_text().c_str());
+                milliseconds(1e3 * row.seconds).c_str(), row.call.flops() / row.seconds / 1e9,
+                row.call.bytes(machine.dtype) / row.seconds / 1e9, 100 * roof.seconds / row.seconds, roof.arithmetic ? "peak" : "memory",
+                row.call.shape_text().c_str());
     std::fflush(stdout);
 }
 
@@ -119,15 +128,15 @@ std::vector<Row> bench(const std::string& title, const std::vector<KernelCall>& 
     std::printf("\n%s\n  %-24s %-14s %10s %7s %6s  %6s %-6s  %s\n", title.c_str(), "kernel", "layer", "time", "GFLOP/s", "GB/s", "roof",
                 "limit", "shape that was timed");
     std::vector<Row> rows;
-    const bool two_engines = gemm_engine() == GemmEngine::onednn;
+    const std::string library = rates.machine().gemm_engine.starts_with("own") ? "" : rates.machine().gemm_engine;
     for (const KernelCall& call : calls) {
-        const KernelCall timed = of_timed_size(call);
+        const KernelCall timed = rates.timer().of_timed_size(call);
         const bool product = std::string(info(call.kernel).op) == "matmul";
-        rows.push_back({timed, product && two_engines ? "oneDNN" : "", rates.seconds(timed)});
+        rows.push_back({timed, product ? library.substr(0, library.find(' ')) : "", rates.seconds(timed)});
         print_row(rows.back(), rates.machine());
-        if (!product || !two_engines) continue;
+        if (!product || library.empty()) continue;
         set_gemm_engine(GemmEngine::own);
-        rows.push_back({timed, "own", KernelTimer().seconds(timed)});
+        rows.push_back({timed, "own", rates.timer().seconds(timed)});
         set_gemm_engine(GemmEngine::automatic);
         print_row(rows.back(), rates.machine());
     }
@@ -144,7 +153,7 @@ Json rows_json(const std::string& title, const std::vector<Row>& rows, const Mac
                         {"shape", row.call.shape_text()},
                         {"seconds", row.seconds},
                         {"flops", row.call.flops()},
-                        {"bytes", row.call.bytes()},
+                        {"bytes", row.call.bytes(machine.dtype)},
                         {"roof_seconds", roof.seconds},
                         {"limit", roof.arithmetic ? "peak" : "memory"}});
     }
@@ -158,7 +167,8 @@ int bench_command(int argc, char** argv) {
         "Times every kernel at the shapes of a model's training step, beside the limits of this machine, measured in the same run: the\n"
         "multiply-add peak (a loop on registers) and the memory's bandwidth (a triad over arrays of 64 MiB). FLOPs and bytes are those of "
         "the\n"
-        "kernels' headers. Operands are cold: each repetition gets others, in turn through 192 MiB. Large shapes are cut to a size that "
+        "kernels' headers. Operands are cold: each repetition gets others, in turn through 192 MiB (on a GPU up to 8 GiB). Large shapes "
+        "are cut to a size that "
         "takes\n"
         "milliseconds.\n"
         "Examples:  ./train bench                                           the shapes of demo and gpt2-124m, in under a minute\n"
@@ -168,12 +178,14 @@ int bench_command(int argc, char** argv) {
         "./train bench");
     std::string presets = "demo,gpt2-124m", only, shape, save_file, json_file;
     int64_t batch_size = 0, seq_len = 0;
+    std::string device = "auto", precision = "auto";
     int threads = 0;
     auto* preset_option = app.add_option("--preset", presets, "whose shapes, separated by commas [demo,gpt2-124m]");
     app.add_option("--batch-size,-b", batch_size, "rows of a micro-batch; 0 = the preset's")->check(CLI::Range(0, 1 << 20));
     app.add_option("--seq-len,-t", seq_len, "tokens of a row; 0 = the preset's")->check(CLI::Range(0, 1 << 24));
     app.add_option("--only", only, "one operation: " + ops_text());
     app.add_option("--shape", shape, "sizes for --only, separated by commas")->excludes(preset_option);
+    add_device_options(app, device, precision);
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::Range(0, 4096));
     app.add_option("--save", save_file, "write the times for ./train plan --rates");
     app.add_option("--json", json_file, "write the table as JSON");
@@ -197,11 +209,16 @@ int bench_command(int argc, char** argv) {
             tables.push_back({name, calls});
         }
     }
-    Rates rates(this_machine(true), KernelTimer::pool_bytes);
+    Stream stream = open_stream(device, precision);
+    Rates rates(this_machine(stream, precision == "bf16" ? Dtype::bf16 : Dtype::f32, true), KernelTimer::pool_bytes(stream), stream);
     print_header(rates.machine());
-    Json json = {{"machine", rates.machine().name},        {"threads", rates.machine().threads},
-                 {"fma_peak", rates.machine().fma_peak},   {"matmul_peak", rates.machine().matmul_peak},
-                 {"bandwidth", rates.machine().bandwidth}, {"tables", Json::array()}};
+    Json json = {{"machine", rates.machine().name},
+                 {"threads", rates.machine().threads},
+                 {"dtype", name_of(rates.machine().dtype)},
+                 {"fma_peak", rates.machine().fma_peak},
+                 {"matmul_peak", rates.machine().matmul_peak},
+                 {"bandwidth", rates.machine().bandwidth},
+                 {"tables", Json::array()}};
     for (const auto& [title, calls] : tables) json["tables"].push_back(rows_json(title, bench(title, calls, rates), rates.machine()));
     if (!json_file.empty()) write_whole_file(json_file, json.dump(1) + "\n");
     if (!save_file.empty()) rates.save(save_file);

@@ -235,27 +235,31 @@ std::string step_text(const Plan& plan) {
 }
 
 Json plan_json(const Plan& plan) {
-    Json groups = Json::object();
-    for (size_t g = 0; g < n_cost_groups; g++) groups[name_of(static_cast<CostGroup>(g))] = plan.step.by_group[g];
+    Json step, machine;  // null where no times are known
+    if (plan.step.seconds > 0) {
+        Json groups = Json::object();
+        for (size_t g = 0; g < n_cost_groups; g++) groups[name_of(static_cast<CostGroup>(g))] = plan.step.by_group[g];
+        step = {{"seconds", plan.step.seconds},
+                {"by_group", groups},
+                {"recompute", plan.step.recompute},
+                {"product_flops", plan.step.product_flops},
+                {"micro_batches", plan.shape.micro_batches()},
+                {"tokens", plan.shape.tokens_per_step()},
+                {"tok_per_s", plan.tokens_per_second()},
+                {"mfu", plan.mfu()},
+                {"run_seconds", plan.step.seconds * static_cast<double>(plan.options.max_steps)}};
+        machine = {{"name", plan.machine.name},
+                   {"threads", plan.machine.threads},
+                   {"dtype", name_of(plan.machine.dtype)},
+                   {"gemm_engine", plan.machine.gemm_engine},
+                   {"matmul_peak", plan.machine.matmul_peak}};
+    }
     return {{"parameters", plan.memory->weights.table.count()},
             {"flops_per_token", plan.flops_per_token()},
             {"memory", memory_json(plan.memory->arenas())},
             {"memory_total", total_bytes(plan.memory->arenas())},
-            {"step",
-             {{"seconds", plan.step.seconds},
-              {"by_group", groups},
-              {"recompute", plan.step.recompute},
-              {"product_flops", plan.step.product_flops},
-              {"micro_batches", plan.shape.micro_batches()},
-              {"tokens", plan.shape.tokens_per_step()},
-              {"tok_per_s", plan.tokens_per_second()},
-              {"mfu", plan.mfu()},
-              {"run_seconds", plan.step.seconds * static_cast<double>(plan.options.max_steps)}}},
-            {"machine",
-             {{"name", plan.machine.name},
-              {"threads", plan.machine.threads},
-              {"gemm_engine", plan.machine.gemm_engine},
-              {"matmul_peak", plan.machine.matmul_peak}}},
+            {"step", step},
+            {"machine", machine},
             {"notes", plan.notes},
             {"options", options_to_json(plan.options)}};
 }
@@ -295,7 +299,19 @@ int plan_command(int argc, char** argv) {
     use_processor(plan.options);
     std::optional<Rates> rates;
     if (!rates_file.empty()) rates.emplace(rates_file);
-    resolve(plan, limit > 0 ? limit : available_memory());
+    // Without a GPU, or for another machine's, memory is planned all the same; times then come from --rates alone.
+    Options& o = plan.options;
+    Stream stream;
+    bool can_measure = false;
+    if (rates) {
+        if (o.precision == "auto") o.precision = rates->machine().dtype == Dtype::bf16 ? "bf16" : "fp32";
+    } else if (o.precision == "bf16" && (!gpu::built() || !gpu::unusable().empty() || o.device == "cpu")) {
+        plan.notes.push_back("no times: kernels in bf16 can be timed on a GPU only (./train bench --save there, --rates here)");
+    } else {
+        stream = open_stream(o.device, o.precision);
+        can_measure = true;
+    }
+    resolve(plan, limit > 0 ? limit : available_memory(stream));
     plan.memory = std::make_unique<RunMemory>(plan.options, plan.uses);
     plan.shape = step_shape(plan.options);
     const bool as_text = json_file != "-";
@@ -315,14 +331,19 @@ int plan_command(int argc, char** argv) {
     }
     std::fflush(stdout);
 
-    if (!rates) rates.emplace(this_machine(false), total_bytes(plan.memory->arenas()));
-    plan.machine = rates->machine();
-    plan.step = simulate(training_schedule(plan.shape.n_parts(), plan.shape.micro_batches(), plan.shape.model.recompute != Recompute::none),
-                         plan.shape, *rates);
-    if (as_text) {
+    if (can_measure) rates.emplace(this_machine(stream, plan.shape.model.dtype, false), total_bytes(plan.memory->arenas()), stream);
+    if (rates) {
+        plan.machine = rates->machine();
+        plan.step =
+            simulate(training_schedule(plan.shape.n_parts(), plan.shape.micro_batches(), plan.shape.model.recompute != Recompute::none),
+                     plan.shape, *rates);
+    }
+    if (as_text && rates) {
         std::printf("%s", step_text(plan).c_str());
         std::printf("  %s, %d threads, matrix products by %s%s\n", plan.machine.name.c_str(), plan.machine.threads,
                     plan.machine.gemm_engine.c_str(), rates->measures() ? ", timed now" : format(", from %s", rates_file.c_str()).c_str());
+    }
+    if (as_text) {
         std::printf("\nNotes\n");
         for (const std::string& note : plan.notes) std::printf("  %s\n", note.c_str());
     }

@@ -111,6 +111,7 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
 
 void Transformer::bind(const Stream& stream) {
     const ModelConfig& c = options_.config;
+    if (options_.unit_rows < 0) options_.unit_rows = default_unit_rows(stream.device());
     for (auto [layer, field] : shared_) slot_.blocks[layer].*field = slot_.blocks[0].*field;
     uploads_.allocate(stream, options_.max_tokens * static_cast<int64_t>(6 * sizeof(int32_t) + sizeof(Segment)) + 256);
     if (angles_) {

@@ -77,12 +77,16 @@ struct Slot {
     int64_t cached = 0;           // tokens already in the caches (generation)
 };
 
+// Rows whose sums are folded together (kernels/norm.h, "Units"). On a CPU 256: the same bits for any split of a step. On a GPU 0, all rows
+// of a call: products of that length are faster.
+inline int64_t default_unit_rows(Device device) { return device == Device::cuda ? 0 : 256; }
+
 struct ModelOptions {
     ModelConfig config;
     Dtype dtype = Dtype::f32;  // f64 for gradient checks
     int64_t max_tokens = 0;    // the largest micro-batch
     Recompute recompute = Recompute::none;
-    int64_t unit_rows = 256;  // sums over tokens go unit by unit (kernels/norm.h)
+    int64_t unit_rows = -1;  // sums over tokens go unit by unit (kernels/norm.h); below 0: default_unit_rows() of the stream's device
     double z_loss = 0;
     bool training = true;      // gradients and saved activations; else one block's memory serves all
     int64_t cache_tokens = 0;  // room of the key/value caches; 0 = none

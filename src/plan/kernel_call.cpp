@@ -44,9 +44,9 @@ const char* name_of(CostGroup group) {
 
 namespace {
 
-// FLOPs and elements moved of one call.
+// FLOPs and elements moved of one call; `wide` ones are of the gradients' and statistics' type (statistics_of(), src/base/dtype.h).
 struct Work {
-    double flops, elements;
+    double flops, elements, wide = 0;
 };
 
 Work work_of(const KernelCall& call) {
@@ -57,7 +57,7 @@ Work work_of(const KernelCall& call) {
         case Kernel::embedding_forward:
             return {n * width * s[3], n * width * (2 + s[3])};
         case Kernel::embedding_backward:
-            return {n * width * (1 + s[3]), n * width * (3 + 2 * s[3])};  // the rows added to are read and written
+            return {n * width * (1 + s[3]), n * width, 2 * n * width * (1 + s[3])};  // the rows added to are read and written
         case Kernel::norm_forward:
             return {8 * n * width, n * width * (2 + 2 * s[3])};
         case Kernel::norm_backward:
@@ -66,15 +66,15 @@ Work work_of(const KernelCall& call) {
         case Kernel::matmul_backward_input:
             return {2 * n * width * s[2], n * width + width * s[2] + n * s[2]};
         case Kernel::matmul_backward_weight:  // accumulates
-            return {2 * n * width * s[2], n * width + 2 * width * s[2] + n * s[2] * (1 + s[3])};
+            return {2 * n * width * s[2], n * width + n * s[2] * (1 + s[3]), 2 * width * s[2]};
         case Kernel::rope_forward:
             return {12 * n * (s[1] + s[2]) * s[3], 2 * n * (s[1] + s[2]) * s[3]};
         case Kernel::rope_backward:
             return {20 * n * (s[1] + s[2]) * s[3], (2 + s[4]) * n * (s[1] + s[2]) * s[3]};
         case Kernel::attention_forward:
-            return {2 * n * s[1] * s[3] * s[4], 2 * n * (s[1] + s[2]) * s[3] + n * s[1]};
+            return {2 * n * s[1] * s[3] * s[4], 2 * n * (s[1] + s[2]) * s[3], n * s[1]};
         case Kernel::attention_backward:  // reads q, k, v, out, dout, lse; writes dq, adds to dk and dv
-            return {5 * n * s[1] * s[3] * s[4], n * s[3] * (4 * s[1] + 6 * s[2]) + n * s[1]};
+            return {5 * n * s[1] * s[3] * s[4], n * s[3] * (4 * s[1] + 6 * s[2]), n * s[1]};
         case Kernel::gelu_forward:
             return {15 * n * width, 2 * n * width};
         case Kernel::gelu_backward:
@@ -86,13 +86,13 @@ Work work_of(const KernelCall& call) {
         case Kernel::classifier:
             return {8 * n * width, 2 * n * width};
         case Kernel::adamw:
-            return {20 * n, 7 * n};
+            return {20 * n, 0, 7 * n};
         case Kernel::sum_squares:
-            return {2 * n, n};
+            return {2 * n, 0, n};
         case Kernel::sum:
-            return {n, n};
+            return {n, 0, n};
         case Kernel::clear:
-            return {0, n};
+            return {0, 0, n};
     }
     ENSURE(!"a kernel without a cost");
     return {};
@@ -101,7 +101,11 @@ Work work_of(const KernelCall& call) {
 }  // namespace
 
 double KernelCall::flops() const { return work_of(*this).flops; }
-double KernelCall::bytes() const { return 4 * work_of(*this).elements; }
+double KernelCall::bytes(Dtype dtype) const {
+    const Work work = work_of(*this);
+    const double copy = kernel == Kernel::adamw && dtype == Dtype::bf16 ? 2.0 * static_cast<double>(sizes[0]) : 0;  // the model's weights
+    return static_cast<double>(size_of(dtype)) * work.elements + static_cast<double>(size_of(statistics_of(dtype))) * work.wide + copy;
+}
 
 double KernelCall::work() const {
     switch (kernel) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "src/base/dtype.h"
+
 namespace traincu {
 
 enum class Kernel {
@@ -59,7 +61,8 @@ struct KernelCall {
     std::string what = "";  // which of the model's layers: "qkv"
 
     double flops() const;  // as the kernel's header counts them; causal attention at half of the square
-    double bytes() const;  // every operand once, in f32
+    // Every operand once. dtype: of weights and activations; gradients of weights, moments and statistics are f32 beside bf16.
+    double bytes(Dtype dtype = Dtype::f32) const;
     // What a call of other sizes is scaled by: FLOPs where arithmetic binds (products, attention), else bytes.
     double work() const;
     std::string shape_text() const;  // "N=1024 IC=768 OC=3072 bias"

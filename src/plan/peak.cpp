@@ -4,6 +4,7 @@
 #include <chrono>
 #include <vector>
 
+#include "kernels/copy.h"
 #include "kernels/matmul.h"
 #include "src/base/arena.h"
 #include "src/base/philox.h"
@@ -75,7 +76,22 @@ double measure_fma_peak() {
     return flops / seconds;
 }
 
-double measure_bandwidth() {
+static double measure_device_bandwidth(Stream& stream) {
+    const int64_t n = gpu::device_info().l2_bytes;  // f32 elements: four times the cache
+    Arena arena("bandwidth measurement");
+    Tensor a, b;
+    arena.add(a, "a", Dtype::f32, {n}), arena.add(b, "b", Dtype::f32, {n});
+    arena.allocate(stream.memory());
+    constexpr int together = 10;
+    const double seconds = quickest(std::chrono::milliseconds(300), [&] {
+        for (int i = 0; i < together; i++) copy(a, b, stream);
+        stream.synchronize();
+    });
+    return together * 2.0 * static_cast<double>(a.bytes()) / seconds;
+}
+
+double measure_bandwidth(Stream& stream) {
+    if (stream.on_gpu()) return measure_device_bandwidth(stream);
     constexpr int64_t n = int64_t{16} << 20;
     Arena arena("bandwidth measurement");
     Tensor a, b, c;

@@ -10,6 +10,7 @@
 #include "src/base/files.h"
 #include "src/base/json.h"
 #include "src/base/version.h"
+#include "src/plan/gpu_peak.h"
 #include "src/plan/peak.h"
 
 namespace traincu {
@@ -37,16 +38,17 @@ double distance(const KernelCall& a, const KernelCall& b) {
 
 }  // namespace
 
-Machine this_machine(bool roofs) {
-    Stream stream;
-    Machine machine{processor_name(), gemm_engine_name(), omp_get_max_threads(), measure_matmul_peak(stream)};
-    if (roofs) machine.fma_peak = measure_fma_peak(), machine.bandwidth = measure_bandwidth();
+Machine this_machine(Stream& stream, Dtype dtype, bool roofs) {
+    const bool gpu = stream.on_gpu();
+    Machine machine{gpu ? gpu::device_info().name : processor_name(), gemm_engine_name(stream.device()), gpu ? 0 : omp_get_max_threads(),
+                    dtype, measure_matmul_peak(stream, dtype)};
+    if (roofs) machine.fma_peak = gpu ? gpu_peak(machine.name, dtype) : measure_fma_peak(), machine.bandwidth = measure_bandwidth(stream);
     return machine;
 }
 
 const Rates::Sample& Rates::sample(const KernelCall& call) {
     std::vector<Sample>& known = samples_[static_cast<size_t>(call.kernel)];
-    const KernelCall timed = of_timed_size(call);
+    const KernelCall timed = measures() ? timer_->of_timed_size(call) : call;
     for (const KernelCall* wanted : {&call, &timed})
         for (const Sample& s : known)
             if (s.call.same_shape(*wanted)) return s;
@@ -76,6 +78,7 @@ Json Rates::json() const {
     return {{"file", file_kind},
             {"machine", machine_.name},
             {"threads", machine_.threads},
+            {"dtype", name_of(machine_.dtype)},
             {"gemm_engine", machine_.gemm_engine},
             {"build", build_summary()},
             {"matmul_peak", machine_.matmul_peak},
@@ -95,7 +98,9 @@ Rates::Rates(const std::string& path) : path_(path) {
     try {
         const nlohmann::json json = parse_untrusted(read_whole_file(path, ExitCode::usage), 8, path, ExitCode::usage);
         if (json.at("file") != file_kind) throw refuse("it says otherwise in its first field");
-        machine_ = {json.at("machine"),     json.at("gemm_engine"), json.at("threads"),
+        const std::string dtype = json.value("dtype", "f32");
+        if (dtype != "f32" && dtype != "bf16") throw refuse("dtype is neither f32 nor bf16");
+        machine_ = {json.at("machine"),     json.at("gemm_engine"), json.at("threads"),  dtype == "bf16" ? Dtype::bf16 : Dtype::f32,
                     json.at("matmul_peak"), json.at("fma_peak"),    json.at("bandwidth")};
         if (!(machine_.matmul_peak > 0)) throw refuse("matmul_peak must be above 0");
         for (const auto& row : json.at("rates")) {

@@ -1,5 +1,5 @@
-// ./train on a device, as a person runs it: its losses beside the CPU's, resume as equality of bits, the other commands, and what is refused.
-// Under the runner the executable is build/train_simt, where a GPU is here it is ./train.
+// ./train on a device, as a person runs it: its losses beside the CPU's, resume as equality of bits, the other commands, and what is
+// refused. Under the runner the executable is build/train_simt, where a GPU is here it is ./train.
 #include <cstdlib>
 
 #include "tests/support/cli.h"
@@ -16,7 +16,8 @@ struct DeviceBinary {
 };
 
 const std::string run_options =
-    "--preset tiny --n-layer 1 --d-ff 64 --batch-size 1 --total-batch-tokens 64 --seq-len 32 --data text_train_000000.bin --val-data text_val_000000.bin "
+    "--preset tiny --n-layer 1 --d-ff 64 --batch-size 1 --total-batch-tokens 64 --seq-len 32 --data text_train_000000.bin --val-data "
+    "text_val_000000.bin "
     "--val-tokens 32 --sample-tokens 2 --threads 1 ";
 
 std::vector<nlohmann::json> steps_of(const std::string& log) {

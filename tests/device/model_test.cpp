@@ -60,7 +60,8 @@ TEST_SUITE("device model") {
                 device.take_weights(cpu.weights());
                 const double expected = cpu.loss_and_gradients(batch);
                 CHECK(device.loss_and_gradients(batch) == doctest::Approx(expected).epsilon(1e-6));
-                const std::vector<float> gradients = on_host(device.gradients(), device.stream), truth = on_host(cpu.gradients(), cpu.stream);
+                const std::vector<float> gradients = on_host(device.gradients(), device.stream),
+                                         truth = on_host(cpu.gradients(), cpu.stream);
                 for (const ParamRow& row : cpu.store.table.rows) {
                     CAPTURE(row.name);
                     CHECK(row_error(gradients, truth, row) < 2e-5);
@@ -143,7 +144,8 @@ TEST_SUITE("device model") {
         auto feed = [&](ModelInstance& instance, int32_t begin, int32_t count) {
             MicroBatch batch;
             for (int32_t t = begin; t < begin + count; t++)
-                batch.tokens.push_back(t * 5 % 37), batch.targets.push_back(-1), batch.positions.push_back(t), batch.loss_weights.push_back(0);
+                batch.tokens.push_back(t * 5 % 37), batch.targets.push_back(-1), batch.positions.push_back(t),
+                    batch.loss_weights.push_back(0);
             batch.segments = {{0, count, 0, begin + count, begin}};
             instance.model.load(batch, stream);
             for (int part = 0; part + 1 < instance.model.n_parts(); part++) {

@@ -74,7 +74,8 @@ TEST_SUITE("plan") {
 
     TEST_CASE("timing: every kernel runs at odd sizes, and at the reduced size of large ones") {
         omp_set_num_threads(1);
-        KernelTimer timer(1 << 20);
+        Stream stream;
+        KernelTimer timer(stream, Dtype::f32, 1 << 20);
         for (const KernelInfo& k : kernel_table())
             for (int64_t flag : {0, 1})
                 for (bool large : {false, true}) {
@@ -86,7 +87,7 @@ TEST_SUITE("plan") {
                     }
                     CAPTURE(k.name());
                     CAPTURE(call.shape_text());
-                    const KernelCall timed = of_timed_size(call);
+                    const KernelCall timed = timer.of_timed_size(call);
                     CAPTURE(timed.shape_text());
                     if (!large) CHECK(timed.same_shape(call));
                     CHECK(timed.work() > 0);

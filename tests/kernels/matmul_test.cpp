@@ -3,9 +3,14 @@
 #include <doctest/doctest.h>
 #include <omp.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <utility>
+
+#include <nlohmann/json.hpp>
 
 #include "kernels/gemm_cpu.h"
+#include "tests/support/files.h"
 #include "tests/support/numeric.h"
 
 using namespace traincu;
@@ -480,6 +485,32 @@ TEST_SUITE("matmul") {
                     CHECK(same_bits(library[i], again[i]));
                 }
             }
+    }
+
+    TEST_CASE(
+        "linear: what cuBLASLt's algorithms were measured to be is read by the next process, and measured again if it is not theirs") {
+        if (!gpu::cublaslt_version) return;
+        test::TempDir dir;
+        const std::string path = dir / "train.cu/gemm.json";
+        auto run = [&] {
+            return std::system(("TEST_CACHE_HOME=" + dir.path + " '" + test::fs::read_symlink("/proc/self/exe").string() +
+                                "' -tc='linear: a unit is summed on its own*' > " + (dir / "output"))
+                                   .c_str());
+        };
+        REQUIRE(run() == 0);
+        const std::string first = test::read_file(path);
+        CHECK(first.find("f32 NT 8x8x2") != std::string::npos);
+        const auto written = test::fs::last_write_time(path);
+        REQUIRE(run() == 0);
+        CHECK(test::read_file(path) == first);
+        CHECK(test::fs::last_write_time(path) == written);
+        nlohmann::json file = nlohmann::json::parse(first);
+        for (auto& choice : file["choices"])
+            for (auto& number : choice) number = 12345;  // of no algorithm
+        const std::string wrong = file.dump(1) + "\n";
+        test::write_file(path, wrong);
+        REQUIRE(run() == 0);
+        CHECK(test::read_file(path) != wrong);
     }
 
     TEST_CASE("linear: backward is the gradient of forward (central differences in f64)") {

@@ -485,6 +485,8 @@ using traincu::simt::write_access;
 
 extern "C" {
 void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
 #define HOOK(bytes)                                                                                           \
     void __tsan_read##bytes(void* p) { read_access(p, bytes, true, __builtin_return_address(0)); }            \
     void __tsan_write##bytes(void* p) { write_access(p, bytes, true, __builtin_return_address(0)); }          \

@@ -2,6 +2,7 @@
 // several streams that could go on, one is drawn: only stream order and events bind them, so a forgotten event is seen.
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -177,7 +178,8 @@ const DeviceInfo& device_info() {
     static const DeviceInfo info = [] {
         DeviceInfo device;
         device.name = "SIMT runner";
-        device.compute_capability = 80;
+        const char* capability = std::getenv("SIMT_SM");  // 80: the kernels of before Hopper
+        device.compute_capability = capability ? std::atoi(capability) : 90;
         device.multiprocessors = 3;  // few and odd: persistent grids stay small and do not divide evenly
         device.memory = device.free_memory = device_memory;
         device.l2_bytes = int64_t{40} << 20;

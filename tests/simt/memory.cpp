@@ -6,7 +6,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <vector>
 
 #include "src/base/error.h"
@@ -49,7 +48,7 @@ struct Region {
 };
 constexpr int64_t pages = device_memory / page;
 
-std::deque<Allocation> allocations;
+std::vector<Allocation> allocations;
 std::vector<int32_t> owners(static_cast<size_t>(2 * pages), -1);  // by page: index into `allocations`
 Region device_region{0, pages, 0, 0}, visible_region{pages, 2 * pages, pages, pages};
 

@@ -35,6 +35,9 @@ uint32_t below(uint32_t n) {
     return static_cast<uint32_t>((random_state * 0x2545F4914F6CDD1Du >> 32) * n >> 32);
 }
 
+// Of two names that are mostly the same literal.
+static bool different(const char* a, const char* b) { return a != b && std::strcmp(a, b) != 0; }
+
 // ---- whose turn it is
 
 // A ready thread: the next lane of the same warp while there is one, since a warp mostly goes in step; else of a warp drawn by chance.
@@ -139,7 +142,7 @@ static std::string why_stuck() {
         for (int i = thread.scope_first; i < thread.scope_first + thread.scope_count; i++) {
             const Thread& other = block.threads[static_cast<size_t>(i)];
             if (&other == &thread || (thread.mask && !(thread.mask >> other.lane & 1))) continue;
-            const bool there = !other.ended && other.mask == thread.mask && !std::strcmp(other.waits_for, thread.waits_for);
+            const bool there = !other.ended && other.mask == thread.mask && !different(other.waits_for, thread.waits_for);
             if (there) continue;
             return sentence(
                 ", " + text_of(thread.at),
@@ -170,7 +173,7 @@ void meet(unsigned mask, const char* what, void* operand, void (*complete)(Meeti
     for (uint32_t rest = mask; rest; rest &= rest - 1) {
         const int l = std::countr_zero(rest);
         Thread& other = block.threads[static_cast<size_t>(me->warp * lanes_of_warp + l)];
-        if (other.mask != mask || std::strcmp(other.waits_for, what))
+        if (other.mask != mask || different(other.waits_for, what))
             fail(format("meets in %s, mask 0x%08x, with lane %d, which is in %s, mask 0x%08x, at %s", what, mask, l, other.waits_for,
                         other.mask, text_of(other.at).c_str()),
                  at);
@@ -278,7 +281,7 @@ int block_vote(Vote vote, int predicate, const char* what, const Where& at) {
     // Barriers at two places are two barriers: the threads took different ways here.
     int result = vote == Vote::all;
     for (const Thread& other : block.threads) {
-        if (other.at.line() != at.line() || std::strcmp(other.at.file_name(), at.file_name()) || std::strcmp(other.waits_for, what))
+        if (other.at.line() != at.line() || different(other.at.file_name(), at.file_name()) || different(other.waits_for, what))
             fail(format("is at this %s while thread %s is at another: %s at %s", what, coordinates(other.index).c_str(), other.waits_for,
                         text_of(other.at).c_str()),
                  at);

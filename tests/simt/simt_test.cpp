@@ -172,6 +172,8 @@ TEST_SUITE("simt") {
             faults::shuffle_missing_lane(out.data, faulty, stream);
             check_failure(failure(stream), faulty,
                           {"kernel shuffle_missing_lane_kernel", "__shfl_xor_sync", "thread (9,0,0), which has ended"});
+            faults::shuffle_from_outside(out.data, faulty, stream);
+            check_failure(failure(stream), faulty, {"reads in __shfl_sync lane 20, which mask 0x0000ffff leaves out"});
             faults::divergent_barrier(out.data, faulty, stream);
             check_failure(failure(stream), faulty, {"is at another: __syncthreads at tests/simt/faults/basics.cu:"});
             faults::thread_leaves_before_barrier(out.data, faulty, stream);
@@ -312,6 +314,9 @@ TEST_SUITE("simt") {
 
     TEST_CASE("simt: the host touches device memory: it dies with a sentence") {
         auto* device = static_cast<volatile int*>(gpu::allocate(64));
+        Stream stream = gpu_stream();
+        gpu::fill_bytes(const_cast<int*>(device), 0, 64, stream.handle());
+        stream.synchronize();  // the device's side had access
         int ends[2];
         REQUIRE(pipe(ends) == 0);
         const pid_t child = fork();

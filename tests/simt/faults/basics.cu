@@ -102,6 +102,12 @@ __global__ void shuffle_missing_lane_kernel(int32_t* out, bool faulty) {
 }
 void shuffle_missing_lane(int32_t* out, bool faulty, Stream& stream) { launch(shuffle_missing_lane_kernel, 1, 32, 0, stream, out, faulty); }
 
+__global__ void shuffle_from_outside_kernel(int32_t* out, bool faulty) {
+    const int lane = static_cast<int>(threadIdx.x);
+    if (lane < 16) out[lane] = __shfl_sync(0x0000FFFFu, lane, faulty ? 20 : 12);
+}
+void shuffle_from_outside(int32_t* out, bool faulty, Stream& stream) { launch(shuffle_from_outside_kernel, 1, 32, 0, stream, out, faulty); }
+
 __global__ void divergent_barrier_kernel(int32_t* out, bool faulty) {
     if (threadIdx.x < 32 || !faulty)
         __syncthreads();

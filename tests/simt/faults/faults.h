@@ -17,6 +17,7 @@ void product_m16n8k16(float* out, const void* a, const void* b, bool is_bf16, St
 void sum_pack(float* out, Stream& stream);
 void count_atomically(int32_t* counters, Stream& stream);
 
+void shuffle_from_outside(int32_t* out, bool faulty, Stream& stream);
 void shuffle_missing_lane(int32_t* out, bool faulty, Stream& stream);
 void divergent_barrier(int32_t* out, bool faulty, Stream& stream);
 void thread_leaves_before_barrier(int32_t* out, bool faulty, Stream& stream);
@@ -55,6 +56,7 @@ enum class HopperFault {
     misplaced,
     no_wgmma_fence,
     no_wgmma_wait,
+    read_before_wgmma_wait,
     overwritten_under_way
 };
 void tma_product(float* out, const bf16* a, const bf16* b, HopperFault fault, Stream& stream);  // all (64,64)

@@ -40,11 +40,16 @@ __global__ void __launch_bounds__(128)
     for (int k = 0; k < 4; k++) wgmma_m64k16<64, false, false>(d, wgmma_advance(at, 32 * k), wgmma_advance(bt, 32 * k), k > 0);
     wgmma_commit();
     if (fault == HopperFault::overwritten_under_way) a_panel[threadIdx.x] = 0;
+    const auto store = [&] {
+        const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4,
+                  column = 2 * (lane % 4);
+        for (int j = 0; j < 8; j++)
+            for (int e = 0; e < 4; e++) out[(row + e / 2 * 8) * 64 + 8 * j + column + e % 2] = d[4 * j + e];
+    };
+    const bool too_early = faults_of_wgmma && fault == HopperFault::read_before_wgmma_wait;
+    if (too_early) store();
     if (!(faults_of_wgmma && fault == HopperFault::no_wgmma_wait)) wgmma_wait<0>(d);
-
-    const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4, column = 2 * (lane % 4);
-    for (int j = 0; j < 8; j++)
-        for (int e = 0; e < 4; e++) out[(row + e / 2 * 8) * 64 + 8 * j + column + e % 2] = d[4 * j + e];
+    if (!too_early) store();
 }
 void tma_product(float* out, const bf16* a, const bf16* b, HopperFault fault, Stream& stream) {
     launch(tma_product_kernel, 1, 128, 2 * 64 * panel_row_bytes, stream, out, tensor_map(a, Dtype::bf16, {64, 64}, {128}, {64, 64}),

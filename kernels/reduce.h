@@ -3,9 +3,9 @@
 //   sum          total += sum of x[i]
 //   sum_squares  total += sum of x[i]^2
 //
-// Blocks of 4096 elements of the flat index are summed on their own; then the blocks' sums are added in ascending order. On the CPU a block
-// is summed in double and in 16 interleaved parts; on the GPU each of 256 threads adds its 16 elements, and the threads' sums form a fixed
-// tree. Independent of threads, and of the GPU.
+// Blocks of 4096 elements of the flat index are summed on their own, in double; then their sums are added. On the CPU a block is summed in 16
+// interleaved parts, and the blocks in ascending order; on the GPU each of 256 threads adds 16 elements, one block of threads adds the blocks' sums,
+// and both end in a fixed tree. Independent of the number of threads, and of which GPU it is.
 //
 // Shapes: x of any shape, contiguous, of f32, bf16 (GPU) or f64 (CPU); total (1) f64, added to: the caller zeroes it. It stays where the
 // stream computes, so that nobody waits for it.

@@ -12,8 +12,10 @@ inline __device__ bool finite(double x) { return fabs(x) < INFINITY; }  // false
 inline __device__ double zscore(const double* window, double x) {
     constexpr int n = GuardState::window;
     double mean = 0, variance = 0;
+#pragma unroll 8
     for (int i = 0; i < n; i++) mean += window[i];
     mean /= n;
+#pragma unroll 8
     for (int i = 0; i < n; i++) variance = fma(window[i] - mean, window[i] - mean, variance);
     const double deviation = sqrt(variance / n);
     return deviation > 0 ? (x - mean) / deviation : 0;
@@ -30,6 +32,7 @@ inline __device__ Verdict judge(GuardState& s, double limit) {
 
 inline __device__ void append(double* window, int64_t filled, double x) {
     if (filled == GuardState::window) {
+#pragma unroll 8
         for (int i = 1; i < GuardState::window; i++) window[i - 1] = window[i];
         filled--;
     }

@@ -307,6 +307,7 @@ __global__ void __launch_bounds__(norm_backward_threads) norm_backward_any_kerne
         }
         g_average = p.mean ? block_sum(g_average) / static_cast<float>(C) : 0.0f;
         gx_average = block_sum(gx_average) / static_cast<float>(C);
+#pragma unroll 1  // no load may pass the stores of the one before
         for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
             const float d = to_float(dy[c]), xhat = (to_float(x[c]) - mean) * rstd;
             dweight[c] += d * xhat;

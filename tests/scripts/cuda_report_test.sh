@@ -70,5 +70,5 @@ report absent.log;                               expect "cuda_report: a log that
 report --wrong softmax.log;                      expect "cuda_report: an unknown argument" 2
 
 # ---- the committed table
-holds "cuda_report: no kernel of the committed table spills" awk 'FNR > 2 && $5 + $6 > 0 { bad = 1 } END { exit bad }' "$repo/tests/cuda/report.txt"
+holds "cuda_report: in the committed table no kernel spills up to sm_90a" awk 'FNR > 2 && $1 ~ /^sm_[89]/ && $5 + $6 > 0 { bad = 1 } END { exit bad }' "$repo/tests/cuda/report.txt"
 finish

@@ -77,6 +77,7 @@ work=${ROUND_WORK:-$(mktemp -d)}
 export ROUND_WORK="$work"
 bin=$PWD/$kit
 if [ -n "${TRAINCU_ROUND_REHEARSE:-}" ]; then
+    export OMP_NUM_THREADS=1  # threads that spin are slow on a busy machine
     runner=$PWD/build/run_simt train=$PWD/train device='--device cpu' sanitizer=$work/sanitizer
     tests='-ts=reduce,guard' model_tests='-ts=reduce' sanitized='-ts=reduce'
     small='--preset tiny' small_steps=60 small_every=10
@@ -104,7 +105,7 @@ json()   { echo "::json $*"; }
 leave_out() { detail "$*"; exit 77; }
 
 part_start() {
-    [ -z "${TRAINCU_ROUND_REHEARSE:-}" ] || printf '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n' > "$sanitizer"
+    [ -z "${TRAINCU_ROUND_REHEARSE:-}" ] || printf '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift 2; done\nexec "$@"\n' > "$sanitizer"
     [ ! -e "$sanitizer" ] || chmod +x "$sanitizer"
     mkdir -p "$work/data"
     if [ -n "${TRAINCU_ROUND_REHEARSE:-}" ]; then random_shard "$work/data/gpt2_train.bin" 257 40000; random_shard "$work/data/qwen3_train.bin" 257 40000
@@ -233,7 +234,7 @@ trap 'rm -rf "$work"' EXIT
 begun=$(date +%s)
 log=$out/gpu_round.log records=$work/records
 : > "$log"; : > "$records"
-text() { printf '%s' "$1" | tr -d '\000-\037' | sed 's/[\\"]/\\&/g; s/.*/"&"/'; }
+text() { printf '%s\n' "$1" | head -n 1 | tr -d '\000-\011\013-\037' | sed 's/[\\"]/\\&/g; s/.*/"&"/'; }
 gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1 || true)
 nvcc=$(PATH=$PATH:/usr/local/cuda/bin nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p' || true)
 
@@ -264,7 +265,7 @@ try() {
         extra=$(sed -n 's/^::json //p' "$work/part.log" | tail -n 1)
         case $code in
             0) ;; 77) verdict='left out' ;; 124|137) verdict="over $limit s" ;;
-            *) verdict=failed; [ -n "$what" ] || what=$(grep -v '^ *$' "$work/part.log" | tail -n 1 | cut -c1-100) ;;
+            *) verdict=failed; [ -n "$what" ] || what=$(grep -v -e '^ *$' -e '^::' "$work/part.log" | tail -n 1 | cut -c1-100) ;;
         esac
     fi
     took=$(($(date +%s) - from))

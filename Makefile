@@ -66,7 +66,7 @@ use_cuda := $(if $(filter 1,$(CUDA)),yes,$(if $(filter auto,$(CUDA)),$(if $(gpu_
 archs    := $(if $(filter auto,$(ARCH)),$(or $(gpu_here),90a),$(ARCH))
 cuda_src := $(wildcard kernels/*.cu)
 cuda_dir := $(BUILD)/cuda/$(subst $(eval) ,_,$(archs))
-NVCCFLAGS += -std=c++20 -O3 -I. --expt-relaxed-constexpr -lineinfo -Xcompiler -Wall $(foreach a,$(archs),-gencode arch=compute_$(a),code=sm_$(a))
+NVCCFLAGS += -std=c++20 -O3 -I. --expt-relaxed-constexpr -lineinfo -Xptxas -v -Xcompiler -Wall $(foreach a,$(archs),-gencode arch=compute_$(a),code=sm_$(a))
 cublaslt := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),kernels/gemm_cublaslt.cpp)
 cuda_obj := $(patsubst %,$(cuda_dir)/%.o,$(cuda_src) src/device/gpu.cpp $(cublaslt))
 cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(cublaslt),-lcublasLt) -ldl -lrt
@@ -85,7 +85,7 @@ device_test_obj = $(patsubst %,$(BUILD)/%.o,$(wildcard tests/kernels/*_test.cpp 
 simt_obj        = $(patsubst %,$(BUILD)/simt/%.o,$(wildcard tests/simt/*.cpp) $(cublaslt)) $(patsubst %,$(BUILD)/simt/%.o,$(cuda_src) $(wildcard tests/simt/*/*.cu kernels/ladder/*.cu))
 TRAIN      ?= train#        the executable's name
 
-.PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench cuda format clean FORCE
+.PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench cuda cuda-report cuda-check format clean FORCE
 all: found $(TRAIN)
 
 found:
@@ -119,7 +119,7 @@ $(BUILD)/run_tests: $(test_obj) $(objects) | found
 $(BUILD)/run_simt: $(device_test_obj) $(objects) $(simt_obj) | found
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
-$(BUILD)/run_gpu: $(device_test_obj) $(objects) $(cuda_obj) | found
+$(BUILD)/run_gpu: $(device_test_obj) $(objects) $(cuda_obj) $(patsubst %,$(cuda_dir)/%.o,$(wildcard kernels/ladder/*.cu)) | found
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) $(cuda_lib) -o $@
 # ./train whose GPU is the runner: slow, for tests of what --device cuda does
@@ -127,10 +127,14 @@ $(BUILD)/train_simt: $(BUILD)/train.o $(objects) $(filter-out %cublaslt.cpp.o %_
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 cuda: $(cuda_obj)
+# Registers, shared memory, stack and spills of each kernel, for ARCH='80 86 89 90a 100 120': tests/cuda/report.txt is what is accepted
+cuda-report cuda-check: $(cuda_src:%=$(cuda_dir)/%.o)
+	@NVCC='$(NVCC)' sh scripts/cuda_report.sh $(if $(filter cuda-check,$@),--check,--update) $(cuda_src:%=$(cuda_dir)/%.o.log)
 $(cuda_dir)/%.cu.o: %.cu Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $< for$(archs:%= sm_%)"
-	@$(NVCC) -ccbin '$(lastword $(CXX))' $(NVCCFLAGS) -MMD -MP -c $< -o $@
+	@$(NVCC) -ccbin '$(lastword $(CXX))' $(NVCCFLAGS) -MMD -MP -c $< -o $@ 2> $@.log || { cat $@.log >&2; exit 1; }
+	@grep -iE 'warning|C75[0-9][0-9]' $@.log >&2 || true
 $(cuda_dir)/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $<"
@@ -170,15 +174,17 @@ $(BUILD)/revision: FORCE
 demo: all
 	sh scripts/demo.sh
 
-test: all $(BUILD)/run_tests $(BUILD)/run_simt $(BUILD)/train_simt $(if $(NVCC),cuda)
-	$(BUILD)/run_tests --test-suite-exclude="long*"
-	$(BUILD)/run_simt --test-suite-exclude="long*"
+# The two run side by side where there are cores; what the second says comes after the first.
+test: all $(BUILD)/run_tests $(BUILD)/run_simt $(BUILD)/train_simt $(if $(NVCC),cuda-check)
+	@$(BUILD)/run_simt --test-suite-exclude="long*" > $(BUILD)/run_simt.log 2>&1 & simt=$$!; status=0; \
+	$(BUILD)/run_tests --test-suite-exclude="long*" || status=1; \
+	wait $$simt || status=1; cat $(BUILD)/run_simt.log; exit $$status
 	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
 
 test-all: all $(BUILD)/run_tests $(BUILD)/run_simt $(BUILD)/train_simt
 	$(BUILD)/run_tests
 	$(BUILD)/run_simt
-	@if [ -n "$(NVCC)" ]; then for a in 80 86 89 90a 100 120; do $(MAKE) CUDA=1 ARCH=$$a cuda || exit 1; done; else echo "skipped: kernels for GPUs (no nvcc)"; fi
+	@if [ -n "$(NVCC)" ]; then $(MAKE) CUDA=1 ARCH='80 86 89 90a 100 120' cuda-check; else echo "skipped: kernels for GPUs (no nvcc)"; fi
 	@status=0; for t in tests/scripts/*_test.sh; do sh $$t || status=1; done; exit $$status
 	@if FUZZ_CXX='$(FUZZ_CXX)' sh tests/fuzz/check_clang.sh 2>/dev/null; then $(MAKE) fuzz; else echo "skipped: fuzzing ($(MAKE) fuzz says what it needs)"; fi
 
@@ -233,6 +239,7 @@ help:
 	@echo "make asan     tests under sanitizers   make fuzz      search what breaks the readers (clang)"
 	@echo "make format   clang-format             make bench     speed beside others"
 	@echo "make CUDA=1 ARCH=90a                   with code for GPUs of that architecture (default: the GPU that is here)"
+	@echo "make cuda-report | cuda-check          registers and spills of the GPU's kernels, beside the table in tests/cuda"
 	@echo "variables: CXX MARCH=native ONEDNN=0 DEPS=.deps BUILD=build JOBS=2"
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

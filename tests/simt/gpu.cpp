@@ -182,7 +182,7 @@ const DeviceInfo& device_info() {
         device.compute_capability = capability ? std::atoi(capability) : 90;
         device.multiprocessors = 3;  // few and odd: persistent grids stay small and do not divide evenly
         device.memory = device.free_memory = device_memory;
-        device.l2_bytes = int64_t{40} << 20;
+        device.l2_bytes = int64_t{1} << 20;
         device.shared_bytes = shared_limit;
         device.driver = device.runtime = "none";
         return device;

@@ -25,15 +25,14 @@
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
 #include "src/command/run_memory.h"     // RunMemory
 #include "src/command/run_setup.h"      // resolve_options, loader_config, use_processor
+#include "src/command/run_output.h"     // run_tables, write_run_report
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
 #include "src/config/options.h"         // Options
-#include "src/model/flops.h"            // training_flops_per_token
 #include "src/model/init.h"             // init_weights
 #include "src/plan/memory.h"            // available_memory, memory_json
 #include "src/plan/peak.h"              // measure_ceiling
-#include "src/report/console.h"         // tables and lines
-#include "src/report/html.h"            // write_report
+#include "src/report/console.h"         // StepPrinter, lines
 
 namespace traincu {
 namespace {
@@ -50,7 +49,8 @@ struct Run {
     std::vector<ChoiceExample> hellaswag;  // --hellaswag
     std::unique_ptr<ChoiceScorer> choice_scorer;
     std::unique_ptr<RunLog> log;
-    Stream stream;  // where it computes
+    Stream stream;           // where it computes
+    GpuTelemetry telemetry;  // empty on a CPU
     int threads = 1, failed_saves = 0;
     std::string machine;           // what computes, in words
     int64_t step = 0, tokens = 0;  // optimizer steps done, tokens seen
@@ -70,6 +70,7 @@ void read_options(Run& run, int argc, char** argv) {
                     "give --val-data too");
     run.threads = use_processor(o);
     run.stream = open_stream(o.device, o.precision);
+    if (run.stream.on_gpu()) run.telemetry = open_telemetry();
 }
 
 // ---- 2. data
@@ -105,17 +106,6 @@ void build_model(Run& run) {
 
 // ---- 4. weights
 
-void print_tables(const Run& run) {
-    const WeightStore& weights = run.memory->weights;
-    std::vector<TableRow> rows;
-    for (const auto& [group, name, value] : options_as_text(run.options)) rows.push_back({group, name, value});
-    std::printf("%s\n%s\n", table("Options", rows).c_str(), memory_table(run.memory->arenas()).c_str());
-    std::printf("%s parameters, %.3g FLOPs a token; %s training tokens, %s samples an epoch\n", with_commas(weights.table.count()).c_str(),
-                training_flops_per_token(weights.config, run.options.seq_len), with_commas(run.data->total_tokens()).c_str(),
-                with_commas(run.data->samples_per_epoch()).c_str());
-    std::printf("%s\nrun directory %s\n\n", run.machine.c_str(), run.directory.path.c_str());
-}
-
 RunState state_of(Run& run) {
     return {run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, &run.stream, run.files.tokenizer.get()};
 }
@@ -123,7 +113,8 @@ RunState state_of(Run& run) {
 void restore(Run& run) {
     const Ceiling ceiling = measure_ceiling(run.stream, run.memory->weights.dtype, run.threads);
     run.peak_flops = ceiling.flops, run.machine = ceiling.text;
-    print_tables(run);
+    std::printf("%s\n%s\nrun directory %s\n\n", run_tables(run.options, *run.memory, *run.data).c_str(), run.machine.c_str(),
+                run.directory.path.c_str());
     WeightStore& weights = run.memory->weights;
     nlohmann::ordered_json facts = {{"parameters", weights.table.count()},
                                     {"gemm_engine", gemm_engine_name(run.stream.device())},
@@ -193,31 +184,16 @@ void sample(Run& run) {
     run.log->sample(run.step, text);
 }
 
-// The report is worth a warning, not a run: everything else is safe on disk by now.
-void finish_report(const Run& run) {
-    const std::string page = run.directory.path + "/report.html";
-    try {
-        write_report({run.directory.path}, {}, 0.02, page);
-        std::printf("report: %s\n", page.c_str());
-    } catch (const Error& error) {
-        std::fprintf(stderr, "warning: %s\n", error.what());
-    }
-}
-
 // A step is done: it is counted, logged, shown.
 void finish_step(Run& run, TrainingStep::Result result, Pace& pace, StepPrinter& printer) {
     StepRecord& record = result.record;
+    const int64_t step_tokens = record.tokens;
     run.step = record.step;
-    record.tokens = run.tokens += record.tokens;
-    pace.add(record);
+    record.tokens = run.tokens += step_tokens;
+    pace.add(record, step_tokens, run.telemetry.read(std::chrono::milliseconds(200)));
     run.log->step(record);
     printer.step(record);
-    if (result.nonfinite_row >= 3)
-        throw Error(ExitCode::numerical,
-                    format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
-                           static_cast<long long>(run.step - 3)),
-                    "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
-            .step(run.step);
+    check_finite(result);
 }
 
 int train(Run& run) {
@@ -266,11 +242,12 @@ int train(Run& run) {
     std::printf("trained for %s", duration(pace.step_seconds).c_str());
     if (pace.product_seconds > 0)
         std::printf("; matrix products took %.0f %% of the steps", 100 * pace.product_seconds / pace.step_seconds);
+    if (pace.joules > 0) std::printf("; %.3g kJ, %.3g joules a token", pace.joules / 1e3, pace.joules / static_cast<double>(pace.tokens));
     std::printf("\n");
     validate(run);
     save(run, true);
     sample(run);
-    finish_report(run);
+    write_run_report(run.directory.path);
     return 0;
 }
 

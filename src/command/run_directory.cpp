@@ -60,8 +60,7 @@ void check_resume(const RunDirectory& directory, const Options& options, const J
     const Json& saved = directory.meta().at("options");
     (void)saved.get_ref<const Json::object_t&>();  // throws where it is no object
     std::string all;
-    for (const std::string& conflict : resume_conflicts(saved, options))
-        all += (all.empty() ? "" : "; ") + conflict;
+    for (const std::string& conflict : resume_conflicts(saved, options)) all += (all.empty() ? "" : "; ") + conflict;
     if (!all.empty())
         throw Error(ExitCode::checkpoint, format("the checkpoint %s was made with other options (%s)", path.c_str(), all.c_str()),
                     "resume with the same options (--config RUN/run.json takes them all), or start anew in another --out")

@@ -66,6 +66,15 @@ Stream open_stream(const std::string& device, std::string& precision) {
     return use_gpu ? Stream(Device::cuda) : Stream();
 }
 
+GpuTelemetry open_telemetry() {
+    GpuTelemetry telemetry = GpuTelemetry::open(gpu::device_info().pci_bus_id);
+    const GpuReading& now = telemetry.read();
+    if (now.other_processes.value_or(0) > 0)
+        std::fprintf(stderr, "note: %d other processes compute on this GPU%s: expect less speed, and less memory\n", *now.other_processes,
+                     now.other_memory ? format(" and hold %s of its memory", human_bytes(*now.other_memory).c_str()).c_str() : "");
+    return telemetry;
+}
+
 void load_weights(const ModelOnDisk& model, WeightStore& weights, const Stream& stream) {
     HostCopy params(weights.door.flat_weights(), stream);
     load_model(model, weights.table, params.tensor());

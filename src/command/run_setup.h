@@ -9,6 +9,7 @@
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/device/stream.h"
+#include "src/device/telemetry.h"
 #include "src/model/instance.h"
 #include "src/plan/cost.h"
 
@@ -32,6 +33,9 @@ int use_processor(const Options& o);
 // The stream to compute on. device: auto (a GPU if there is one that this build can use, else the CPU, with a note that says why), cpu,
 // cuda. precision: auto becomes bf16 on a GPU and fp32 on a CPU. Error(usage) where what is asked for is not there.
 Stream open_stream(const std::string& device, std::string& precision);
+
+// Readings of the GPU that is computed on. Notes on stderr where someone else computes on it too.
+GpuTelemetry open_telemetry();
 
 // A model from disk into memory that is allocated on the stream's device.
 void load_weights(const ModelOnDisk& model, WeightStore& weights, const Stream& stream);

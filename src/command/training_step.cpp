@@ -79,4 +79,14 @@ TrainingStep::Result TrainingStep::collect() {
     return {record, guard.consecutive_nonfinite};
 }
 
+void check_finite(const TrainingStep::Result& result) {
+    if (result.nonfinite_row < 3) return;
+    const StepRecord& record = result.record;
+    throw Error(ExitCode::numerical,
+                format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
+                       static_cast<long long>(record.step - 3)),
+                "resume from the last checkpoint with a lower --lr, a longer --warmup-steps or a smaller --grad-clip")
+        .step(record.step);
+}
+
 }  // namespace traincu

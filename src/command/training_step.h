@@ -66,4 +66,7 @@ private:
     std::deque<Flight> flights_;
 };
 
+// Error(numerical) after three steps in a row that were not finite.
+void check_finite(const TrainingStep::Result& result);
+
 }  // namespace traincu

@@ -53,8 +53,9 @@ private:
 // A name on a profiler's time line while it lives.
 class Range {
 public:
-    Range(const Stream& stream, const char* name) : active_(stream.on_gpu()) {
-        if (active_) gpu::push_range(name);
+    template <class Name>  // called where there is a GPU, for a std::string
+    Range(const Stream& stream, Name name) : active_(stream.on_gpu()) {
+        if (active_) gpu::push_range(name().c_str());
     }
     ~Range() {
         if (active_) gpu::pop_range();

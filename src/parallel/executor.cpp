@@ -12,6 +12,7 @@ void Executor::run(const std::vector<Instruction>& schedule, const StepBatch& ba
                    const std::function<void()>& optimizer) {
     model_.clear_loss(stream);
     for (const Instruction& i : schedule) {
+        const Range range(stream, [&] { return to_string(i); });
         switch (i.op) {
             case Op::load:
                 model_.load(batch.micro_batches[static_cast<size_t>(i.micro_batch)], stream);

@@ -114,6 +114,13 @@ RunLog::~RunLog() {
     if (file_ >= 0) ::close(file_);
 }
 
+static std::vector<std::pair<const char*, double>> gpu_fields(const StepRecord& r) {
+    return {{"power_w", r.power_w},
+            {"temperature_c", r.temperature_c},
+            {"sm_clock_mhz", r.sm_clock_mhz},
+            {"joules_per_token", r.joules_per_token}};
+}
+
 void RunLog::step(const StepRecord& r) {
     Json record;
     record["step"] = r.step;
@@ -125,6 +132,9 @@ void RunLog::step(const StepRecord& r) {
     record["ms"] = r.ms;
     if (r.mfu >= 0) record["mfu"] = r.mfu;
     if (r.gemm_fraction >= 0) record["gemm_fraction"] = r.gemm_fraction;
+    for (const auto& [name, value] : gpu_fields(r))
+        if (value >= 0) record[name] = value;
+    if (!r.throttled.empty()) record["throttled"] = r.throttled;
     if (!r.skipped.empty()) record["skipped"] = r.skipped;
     append(record);
     if (events_) events_->step(r, wall_clock());
@@ -207,6 +217,9 @@ RunCurves read_log(const std::string& path) {
             r.loss = number(record, "loss"), r.grad_norm = number(record, "grad_norm"), r.lr = number(record, "lr");
             r.ms = number(record, "ms"), r.tok_per_s = number(record, "tok_per_s");
             r.mfu = number(record, "mfu", -1), r.gemm_fraction = number(record, "gemm_fraction", -1);
+            r.power_w = number(record, "power_w", -1), r.temperature_c = number(record, "temperature_c", -1);
+            r.sm_clock_mhz = number(record, "sm_clock_mhz", -1), r.joules_per_token = number(record, "joules_per_token", -1);
+            r.throttled = text_of(record, "throttled");
             r.tokens = count(record, "tokens");
             r.skipped = text_of(record, "skipped"), r.time = number(record, "time");
             push_in_order(curves.steps, std::move(r));

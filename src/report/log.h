@@ -7,7 +7,8 @@
 // `time` is in seconds since the run began; pauses before a resume are left out.
 //
 // A step counts the optimizer updates done: the first record is step 1, and a checkpoint of step k holds k updates.
-// A number that is not finite is written as null; one that is unknown (mfu, gemm_fraction, bits per byte, hellaswag) is left out.
+// On a GPU a step also has power_w, temperature_c, sm_clock_mhz, joules_per_token, and throttled where something holds the clocks down.
+// A number that is not finite is written as null; one that is unknown (mfu, gemm_fraction, bits per byte, hellaswag, ...) is left out.
 #pragma once
 
 #include <chrono>
@@ -26,7 +27,10 @@ struct StepRecord {
     double ms = 0, tok_per_s = 0;
     double mfu = -1;            // fraction of the machine's peak; below 0: unknown
     double gemm_fraction = -1;  // share of the step spent in matrix products; below 0: unknown
-    int64_t tokens = 0;         // seen so far
+    // Of the GPU, where it tells; below 0: unknown.
+    double power_w = -1, temperature_c = -1, sm_clock_mhz = -1, joules_per_token = -1;
+    std::string throttled;  // what holds its clocks down: "power cap"
+    int64_t tokens = 0;     // seen so far
     double eta_seconds = -1;
     std::string skipped;  // why the update was skipped; empty where it was done
     double time = 0;      // seconds since the run began, pauses left out; filled in by the log

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/matmul.h"
 #include "tests/support/numeric.h"
 #include "tests/support/tiny_model.h"
 
@@ -21,6 +22,12 @@ struct DeviceModel : TinyModel {
         master.upload();
         optimizer.publish_master(weights(), stream);
     }
+};
+
+// Our own matrix product while it lives, also where a library is there.
+struct OwnProduct {
+    OwnProduct() { set_gemm_engine(GemmEngine::own); }
+    ~OwnProduct() { set_gemm_engine(GemmEngine::automatic); }
 };
 
 std::vector<float> on_host(const Tensor& tensor, const Stream& stream) {
@@ -48,6 +55,7 @@ ModelConfig small(const std::string& name) {
 
 TEST_SUITE("device model") {
     TEST_CASE("device model: loss and every gradient in f32 are the CPU's, over two micro-batches") {
+        OwnProduct own;
         for (const char* name : {"gpt2", "qwen3", "llama3", "qwen2"})
             for (Recompute recompute : {Recompute::none, Recompute::block}) {
                 if (recompute == Recompute::block && std::strcmp(name, "qwen3") != 0) continue;
@@ -71,6 +79,7 @@ TEST_SUITE("device model") {
 
     TEST_CASE("device model: in bf16 the loss is near the CPU's, and the gradients point the same way") {
         if (!on_gpu()) return;
+        OwnProduct own;
         for (const char* name : {"gpt2", "qwen3"}) {
             CAPTURE(name);
             const ModelConfig config = small(name);
@@ -109,6 +118,27 @@ TEST_SUITE("device model") {
             }
             const std::vector<float> a = on_host(device.weights(), device.stream), b = on_host(again.weights(), again.stream);
             CHECK(a == b);
+        }
+    }
+
+    TEST_CASE("device model: our own product and the library's agree on a step in bf16") {
+        if (!on_gpu() || gemm_engine(Device::cuda) == GemmEngine::own) return;
+        const ModelConfig config = qwen3_like();
+        const StepBatch batch = random_batch(2, 16, config.vocab_size, 2);
+        DeviceModel own(config, Dtype::bf16, 32), library(config, Dtype::bf16, 32);
+        TinyModel cpu(config, Dtype::f32, 32);
+        init_weights(cpu.weights(), cpu.store.table, 5);
+        own.take_weights(cpu.weights()), library.take_weights(cpu.weights());
+        double loss = 0;
+        {
+            OwnProduct engine;
+            loss = own.loss_and_gradients(batch);
+        }
+        CHECK(library.loss_and_gradients(batch) == doctest::Approx(loss).epsilon(1e-3));
+        const std::vector<float> a = on_host(library.gradients(), library.stream), b = on_host(own.gradients(), own.stream);
+        for (const ParamRow& row : own.store.table.rows) {
+            CAPTURE(row.name);
+            CHECK(row_error(a, b, row) < 0.05);
         }
     }
 

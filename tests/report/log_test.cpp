@@ -45,6 +45,7 @@ TEST_SUITE("log") {
             RunLog log(path, -1);
             StepRecord r = step_record(1, 1.0 / 3);
             r.mfu = 0.41, r.skipped = "loss is not finite";
+            r.power_w = 412.5, r.temperature_c = 61, r.sm_clock_mhz = 1755, r.joules_per_token = 0.0125, r.throttled = "power cap";
             log.step(r);
             log.validation({1, 2.25, 1.125, 4096, 0.2955});
             log.validation({2, 2.25});
@@ -60,6 +61,11 @@ TEST_SUITE("log") {
         CHECK(c.steps[0].mfu == 0.41);
         CHECK(c.steps[0].gemm_fraction < 0);
         CHECK(c.steps[0].tokens == 4096);
+        CHECK(c.steps[0].power_w == 412.5);
+        CHECK(c.steps[0].temperature_c == 61);
+        CHECK(c.steps[0].sm_clock_mhz == 1755);
+        CHECK(c.steps[0].joules_per_token == 0.0125);
+        CHECK(c.steps[0].throttled == "power cap");
         CHECK(c.steps[0].skipped == "loss is not finite");
         REQUIRE(c.validations.size() == 2);
         CHECK(c.validations[0].val_loss == 2.25);

@@ -1,0 +1,17 @@
+// What a training run tells before its first step and after its last.
+#pragma once
+
+#include <string>
+
+#include "src/command/run_memory.h"
+#include "src/data/loader.h"
+
+namespace traincu {
+
+// Every option, the account of memory, and the sizes of model and data.
+std::string run_tables(const Options& options, const RunMemory& memory, const Loader& data);
+
+// report.html in the run's folder. The report is worth a warning, not a run: everything else is safe on disk by now.
+void write_run_report(const std::string& run_directory);
+
+}  // namespace traincu

@@ -377,7 +377,8 @@ void wgmma_fence(std::initializer_list<const void*> arrays) {
     self->wgmma_fenced.insert(self->wgmma_fenced.end(), arrays.begin(), arrays.end());
 }
 void wgmma_commit() { self->wgmma_groups++; }
-void wgmma_wait(int groups, std::initializer_list<const void*> arrays, const Where& at) {
+void wgmma_wait(int groups, std::initializer_list<const void*> arrays) {
+    const void* pc = __builtin_return_address(0);
     Thread* me = self;
     const auto past = [&](int group) { return me->wgmma_groups - group > groups; };
     for (Accumulators& accumulators : me->accumulators) {
@@ -385,7 +386,7 @@ void wgmma_wait(int groups, std::initializer_list<const void*> arrays, const Whe
         if (past(accumulators.group) != named)
             fail(named ? "names an array in wgmma_wait() whose wgmma is still under way"
                        : "does not name an array in wgmma_wait() whose wgmma it ends: the compiler may use it too early",
-                 at);
+                 pc);
         if (named) std::copy(accumulators.values.begin(), accumulators.values.end(), accumulators.d);
     }
     std::erase_if(me->accumulators, [&](const Accumulators& accumulators) { return past(accumulators.group); });

@@ -30,7 +30,7 @@ struct Wgmma {
 void wgmma(float* d, const Wgmma& product, const Where& at);
 void wgmma_fence(std::initializer_list<const void*> arrays);
 void wgmma_commit();
-void wgmma_wait(int groups, std::initializer_list<const void*> arrays, const Where& at);
+void wgmma_wait(int groups, std::initializer_list<const void*> arrays);
 void named_barrier(int id, int threads, bool wait, const Where& at);
 
 }  // namespace traincu::simt
@@ -89,8 +89,8 @@ void wgmma_fence(Arrays&... arrays) {
 }
 inline void wgmma_commit() { simt::wgmma_commit(); }
 template <int n, class... Arrays>
-void wgmma_wait(Arrays&... arrays) {
-    simt::wgmma_wait(n, {arrays...}, std::source_location::current());
+__forceinline__ void wgmma_wait(Arrays&... arrays) {
+    simt::wgmma_wait(n, {arrays...});
 }
 
 inline void named_barrier_sync(int id, int threads, TRAINCU_SIMT_HERE) { simt::named_barrier(id, threads, true, at); }

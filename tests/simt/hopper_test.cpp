@@ -62,6 +62,9 @@ TEST_SUITE("simt") {
             check_failure(run(Fault::overwritten_under_way), true, {"writes byte", "which wgmma reads: it is under way"});
             CHECK(run(Fault::read_before_wgmma_wait) == "");  // no rule is broken, but the sums are not there yet
             CHECK(std::isnan(out[0]));
+            check_failure(run(Fault::unnamed_in_wait), true, {"hopper.cu:", "does not name an array in wgmma_wait()"});
+            check_failure(run(Fault::waits_for_too_few), true,
+                          {"hopper.cu:", "names an array in wgmma_wait() whose wgmma is still under way"});
             check_failure(run(Fault::no_wgmma_wait), true, {"the block ends while a wgmma is under way"});
         }
         simt::reseed(1);

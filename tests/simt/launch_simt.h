@@ -62,7 +62,7 @@ T (&shared_array())
     return *static_cast<T(*)[n]>(simt::static_shared(&shared_array_key<T, n, tag>, sizeof(T) * n, alignof(T) > 16 ? alignof(T) : 16));
 }
 
-// ---- 16-byte accesses
+// ---- 16-byte accesses, inline so that a failure names the line of the kernel
 
 template <class T>
 struct alignas(16) Pack {
@@ -72,22 +72,24 @@ struct alignas(16) Pack {
     const T& operator[](int i) const { return values[i]; }
 };
 
+typedef uint32_t Bits16 __attribute__((vector_size(16), may_alias));  // with volatile: one access, that stays one
+
 template <class T>
-Pack<T> load16(const T* from, TRAINCU_SIMT_HERE) {
+__forceinline__ Pack<T> load16(const T* from, TRAINCU_SIMT_HERE) {
     simt::check_aligned(from, 16, at);
-    return *reinterpret_cast<const Pack<T>*>(from);
+    return std::bit_cast<Pack<T>>(*reinterpret_cast<const volatile Bits16*>(from));
 }
 template <class T>
-Pack<T> load16_streaming(const T* from, TRAINCU_SIMT_HERE) {
+__forceinline__ Pack<T> load16_streaming(const T* from, TRAINCU_SIMT_HERE) {
     return load16(from, at);
 }
 template <class T>
-void store16(T* to, const Pack<T>& pack, TRAINCU_SIMT_HERE) {
+__forceinline__ void store16(T* to, const Pack<T>& pack, TRAINCU_SIMT_HERE) {
     simt::check_aligned(to, 16, at);
-    *reinterpret_cast<Pack<T>*>(to) = pack;
+    *reinterpret_cast<volatile Bits16*>(to) = std::bit_cast<Bits16>(pack);
 }
 template <class T>
-void store16_streaming(T* to, const Pack<T>& pack, TRAINCU_SIMT_HERE) {
+__forceinline__ void store16_streaming(T* to, const Pack<T>& pack, TRAINCU_SIMT_HERE) {
     store16(to, pack, at);
 }
 

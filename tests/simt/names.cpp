@@ -116,10 +116,15 @@ std::string source_line(const void* pc) {
     std::string& line = known[pc];
     if (!line.empty()) return line;
     const auto address = reinterpret_cast<uintptr_t>(pc) - load_bias() - 1;  // within the instruction that called
-    const std::string command = format("addr2line -e /proc/%d/exe 0x%lx 2>/dev/null", static_cast<int>(getpid()), address);
+    const std::string command = format("addr2line -i -e /proc/%d/exe 0x%lx 2>/dev/null", static_cast<int>(getpid()), address);
     if (FILE* output = popen(command.c_str(), "r")) {
+        // From the innermost inlined function outwards: the first place that is not a wrapper's.
+        const auto wrapper = [&] {
+            return line.starts_with("/usr/") || line.find("_simt.h") != std::string::npos ||
+                   line.find("cuda_runtime.h") != std::string::npos;
+        };
         char buffer[512];
-        if (std::fgets(buffer, sizeof buffer, output)) line.assign(buffer, std::strcspn(buffer, "\n"));
+        while ((line.empty() || wrapper()) && std::fgets(buffer, sizeof buffer, output)) line.assign(buffer, std::strcspn(buffer, "\n"));
         pclose(output);
     }
     if (line.empty() || line[0] == '?') line = format("at %p", pc);

@@ -199,7 +199,8 @@ TEST_SUITE("simt") {
             [&] { faults::read_shifted(out.data, in.data, 1, -1, stream); });
         run(true, {"writes 4 bytes out of bounds"}, [&] { faults::read_shifted(out.data + 100, in.data, 64, 0, stream); });
         run(false, {}, [&] { faults::copy_pack(out.data, in.data + 4, stream); });
-        run(true, {"not aligned"}, [&] { faults::copy_pack(out.data, in.data + 1, stream); });
+        run(true, {"memory.cu:", "reads 16 bytes out of bounds"}, [&] { faults::copy_pack(out.data, in.data + 64, stream); });
+        run(true, {"memory.cu:", "not aligned"}, [&] { faults::copy_pack(out.data, in.data + 1, stream); });
         run(true, {"not aligned"}, [&] { faults::copy_pack(out.data + 2, in.data, stream); });
         Managed<double> real(1, 0.0);
         run(false, {}, [&] { faults::read_double(real.data, in.data + 2, stream); });

@@ -57,6 +57,8 @@ enum class HopperFault {
     no_wgmma_fence,
     no_wgmma_wait,
     read_before_wgmma_wait,
+    unnamed_in_wait,
+    waits_for_too_few,
     overwritten_under_way
 };
 void tma_product(float* out, const bf16* a, const bf16* b, HopperFault fault, Stream& stream);  // all (64,64)

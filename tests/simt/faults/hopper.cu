@@ -48,7 +48,12 @@ __global__ void __launch_bounds__(128)
     };
     const bool too_early = faults_of_wgmma && fault == HopperFault::read_before_wgmma_wait;
     if (too_early) store();
-    if (!(faults_of_wgmma && fault == HopperFault::no_wgmma_wait)) wgmma_wait<0>(d);
+    if (faults_of_wgmma && fault == HopperFault::unnamed_in_wait)
+        wgmma_wait<0>();
+    else if (faults_of_wgmma && fault == HopperFault::waits_for_too_few)
+        wgmma_wait<1>(d);
+    else if (!(faults_of_wgmma && fault == HopperFault::no_wgmma_wait))
+        wgmma_wait<0>(d);
     if (!too_early) store();
 }
 void tma_product(float* out, const bf16* a, const bf16* b, HopperFault fault, Stream& stream) {

@@ -144,31 +144,31 @@ unsigned atomicInc(unsigned* address, unsigned limit);
 unsigned atomicOr(unsigned* address, unsigned value);
 
 template <class T>
-T __ldg(const T* address) {
+__forceinline__ T __ldg(const T* address) {
     return *address;
 }
 template <class T>
-T __ldcs(const T* address) {
+__forceinline__ T __ldcs(const T* address) {
     return *address;
 }
 template <class T>
-T __ldcg(const T* address) {
+__forceinline__ T __ldcg(const T* address) {
     return *address;
 }
 template <class T>
-T __ldca(const T* address) {
+__forceinline__ T __ldca(const T* address) {
     return *address;
 }
 template <class T>
-void __stcs(T* address, T value) {
+__forceinline__ void __stcs(T* address, T value) {
     *address = value;
 }
 template <class T>
-void __stcg(T* address, T value) {
+__forceinline__ void __stcg(T* address, T value) {
     *address = value;
 }
 template <class T>
-void __stwt(T* address, T value) {
+__forceinline__ void __stwt(T* address, T value) {
     *address = value;
 }
 

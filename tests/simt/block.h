@@ -94,7 +94,7 @@ void stand_still();
 void make_ready(Thread& thread);
 
 extern Block block;
-extern Thread* self;
+extern constinit thread_local Thread* self;  // under way; null outside of kernels, and in other threads of the host
 
 int thread_of_stack(const void* address);  // whose stack holds it; -1
 std::string text_of(const Where& at);

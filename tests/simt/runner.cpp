@@ -18,7 +18,7 @@ dim3 blockDim, gridDim;
 namespace traincu::simt {
 
 Block block;   // under way
-Thread* self;  // under way; null outside of kernels
+constinit thread_local Thread* self;
 static Stacks stacks;
 int thread_of_stack(const void* address) { return stacks.owner(address); }
 static void* main_stack;  // of the loop in run_block()

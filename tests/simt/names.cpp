@@ -124,7 +124,8 @@ std::string source_line(const void* pc) {
                    line.find("cuda_runtime.h") != std::string::npos;
         };
         char buffer[512];
-        while ((line.empty() || wrapper()) && std::fgets(buffer, sizeof buffer, output)) line.assign(buffer, std::strcspn(buffer, "\n"));
+        while ((line.empty() || wrapper()) && std::fgets(buffer, sizeof buffer, output))
+            line.assign(buffer, std::strcspn(buffer, " \n"));  // "file:line", perhaps " (discriminator 3)"
         pclose(output);
     }
     if (line.empty() || line[0] == '?') line = format("at %p", pc);

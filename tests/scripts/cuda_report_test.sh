@@ -47,11 +47,11 @@ for rise in "8 0 0" "0 4 0" "0 0 4"; do
     report --check softmax.log worse.log;        expect "cuda_report: stack, stores or loads of $rise" 1
 done
 
-# a function that is called, not inlined: its stack is the kernel's
-{ kernel $sum sm_90a 0 0 0 '20 registers' | sed '3a\
+# a function that is called, not inlined: its stack is added to the kernel's
+{ kernel $sum sm_90a 8 0 0 '20 registers' | sed '3a\
 ptxas info    : Function properties for _Z6helperf\
     32 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads'; } > calls.log
-report --check calls.log;                        expect "cuda_report: the stack of a function that is called" 1 'stack of sum_kernel on sm_90a rose from 0 to 32'
+report --check calls.log;                        expect "cuda_report: the stack of a function that is called" 1 'stack of sum_kernel on sm_90a rose from 0 to 40'
 
 { cat sum.log; echo "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient register resources in function '$sum'"; } > serial.log
 report --check serial.log;                       expect "cuda_report: serialised wgmma" 1

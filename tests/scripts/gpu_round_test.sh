@@ -50,8 +50,8 @@ seed=same
 if [ "${out##*/}" = killed ] && [ -z "${resumes:-}" ] && ! grep -q too_quick "$WRONG"; then
     mkdir -p "$out/step_0000000010"; exec sleep 30
 fi
-for i in $(seq 1 "$steps"); do
-    printf '{"step":%d,"loss":%d.0,"tokens":%d,"mfu":0.25,"time":%d.5}\n' "$i" $((9 - i)) $((i * 1000)) "$i"
+for i in $(seq 1 "$steps"); do  # slow until the tenth step
+    printf '{"step":%d,"loss":%d.0,"tokens":%d,"mfu":0.25,"time":%d.5}\n' "$i" $((9 - i)) $((i * 1000)) $((i + (i < 10 ? 0 : 100)))
 done > "$out/log.jsonl"
 ! grep -q other_curve "$WRONG" || sed -i 's/"step":8,"loss":1.0/"step":8,"loss":1.2/' "$out/log.jsonl"
 last=$out/step_$(printf '%010d' "$steps")

@@ -64,7 +64,10 @@ if [ -n "${TRAINCU_ROUND_REHEARSE:-}" ]; then
 else
     train=$PWD/train device='--device cuda --precision bf16' batch='--seq-len 1024 --batch-size 64 --total-batch-tokens 131072' steps=${steps:-200}
     shape='--preset gpt2-124m --vocab-size 0' torch='--precision bf16' rate='--lr 6e-4 --warmup-steps 20' mean_of=20
-    [ ! -x .deps/round/train ] || train=$PWD/.deps/round/train
+    if [ -x .deps/round/train ]; then  # carried; its libraries too
+        train=$PWD/.deps/round/train LD_LIBRARY_PATH=$(printf '%s:' "$PWD"/.deps/usr/lib/*/)${LD_LIBRARY_PATH:-}
+        export LD_LIBRARY_PATH
+    fi
     data="$shards/text_train_*.bin"
     ls "$shards"/text_train_*.bin > /dev/null 2>&1 || fail 2 "no shards in $shards: run  sh scripts/gpu_curve.sh --prepare  where there is network"
 fi

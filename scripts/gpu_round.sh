@@ -68,7 +68,9 @@ if [ -n "$prepare" ]; then
     shards "$kit"
     git describe --always --dirty --abbrev=12 > "$kit/revision"
     echo "$arch" > "$kit/arch"
-    echo "prepared $(cat "$kit/revision") for sm_$arch: carry .deps, $(kib .deps) KiB, of which $(kib "$kit") KiB are executables and shards"
+    echo "prepared $(cat "$kit/revision") for sm_$arch. To carry, in KiB:"
+    for folder in .deps/usr "$kit" .deps/curve; do [ ! -d "$folder" ] || echo "  $(kib "$folder")  $folder"; done
+    echo "(.deps/curve is for gpu_curve.sh alone)"
     exit 0
 fi
 
@@ -96,6 +98,9 @@ else
     qwen3="--preset qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --max-steps 40" qwen3_torch="--shape qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --steps 40 --sdpa default,cudnn"
     bench='--device cuda --preset gpt2-124m,qwen3-0.6b' llmc_options="-b $gpt2_batch -t 1024 -d $((gpt2_batch * 1024)) -x 60 -e d12" vocab=''
 fi
+# The carried executables look for libraries where they were linked; here these lie in .deps.
+LD_LIBRARY_PATH=$(printf '%s:' "$PWD"/.deps/usr/lib/*/)${LD_LIBRARY_PATH:-}
+export LD_LIBRARY_PATH
 [ ! -e "$work/rebuilt" ] || { runner=$PWD/build/run_gpu train=$PWD/train; }
 [ -n "$revision" ] || revision=$(cat "$kit/revision" 2>/dev/null || git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 

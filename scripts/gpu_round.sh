@@ -13,7 +13,7 @@ usage: sh scripts/gpu_round.sh --prepare              here, with network: librar
   --out DIR          where gpu_round.json, gpu_round.log and rates.json go [$OUT, or runs/gpu_round]
   --budget SECONDS   for everything [540]; parts that come late are cut short or left out
   --only A,B         these parts alone: start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels memcheck racecheck initcheck
-  --revision TEXT    what is measured, where there is no git [what --prepare wrote, or ./train --version]
+  --revision TEXT    what is measured [what git says, or where there is no git, what --prepare wrote]
   --python PYTHON    an interpreter with PyTorch [python3]
   --llmc DIR         llm.c's sources, to train beside it
 ARCH is the architecture that --prepare builds for [90a]. TRAINCU_ROUND_REHEARSE=1: without a GPU, with the SIMT runner, the CPU and tiny
@@ -102,7 +102,7 @@ fi
 LD_LIBRARY_PATH=$(printf '%s:' "$PWD"/.deps/usr/lib/*/)${LD_LIBRARY_PATH:-}
 export LD_LIBRARY_PATH
 [ ! -e "$work/rebuilt" ] || { runner=$PWD/build/run_gpu train=$PWD/train; }
-[ -n "$revision" ] || revision=$(cat "$kit/revision" 2>/dev/null || git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+[ -n "$revision" ] || revision=$(git describe --always --dirty --abbrev=12 2>/dev/null || cat "$kit/revision" 2>/dev/null || echo unknown)
 
 # ---- the parts. Each runs in a shell of its own. Its exit code is the verdict, 77 "left out"; lines that begin with :: go to the table and the JSON.
 detail() { echo "::detail $*"; }

@@ -69,7 +69,9 @@ bool ordered_slow(Stamp stamp) {
 }
 // Of all threads of the block: work of before the launch, or before the last barrier.
 bool ordered_for_all(uint32_t interval) {
-    return interval < item_now.floor ? interval != async_interval : interval >= block_first && interval < barrier;
+    if (interval < item_now.floor) return interval != async_interval;
+    if (interval < item_now.first) return ordered_before_item(interval);
+    return interval >= block_first && interval < barrier;
 }
 // Whether what the stamp says happened before what this thread does now.
 bool ordered(Stamp stamp) { return ordered_for_all(interval_of(stamp)) || bare(stamp) == mine() || ordered_slow(stamp); }

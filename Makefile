@@ -148,7 +148,7 @@ $(BUILD)/simt/%.cu.o: %.cu Makefile | found
 	@echo "compile   $< for the SIMT runner"
 	@$(CXX) -Itests/simt/include $(CPPFLAGS) $(SIMT_FLAGS) -MMD -MP -x c++ -c $< -o $@
 # -fsanitize=thread puts a call of the runner's before every load and store; ThreadSanitizer itself is not linked.
-SIMT_FLAGS ?= -std=c++20 -O2 -g1 -fsanitize=thread --param tsan-instrument-func-entry-exit=0 -Wall -Wextra -Wno-unknown-pragmas $(if $(MARCH),-march=$(MARCH))
+SIMT_FLAGS ?= -std=c++20 -O2 -g1 -fsanitize=thread --param tsan-instrument-func-entry-exit=0 -Wall -Wextra -Wno-unknown-pragmas -Wno-maybe-uninitialized $(if $(MARCH),-march=$(MARCH))
 
 # The kernels are compiled for speed; -O3 is where GCC vectorises most.
 $(BUILD)/kernels/%.cpp.o: OPTIMIZE = -O3

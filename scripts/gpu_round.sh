@@ -102,6 +102,7 @@ fi
 LD_LIBRARY_PATH=$(printf '%s:' "$PWD"/.deps/usr/lib/*/)${LD_LIBRARY_PATH:-}
 export LD_LIBRARY_PATH
 [ ! -e "$work/rebuilt" ] || { runner=$PWD/build/run_gpu train=$PWD/train; }
+export TRAIN_BINARY="$train"  # of the tests that run the program as a person would
 [ -n "$revision" ] || revision=$(git describe --always --dirty --abbrev=12 2>/dev/null || cat "$kit/revision" 2>/dev/null || echo unknown)
 
 # ---- the parts. Each runs in a shell of its own. Its exit code is the verdict, 77 "left out"; lines that begin with :: go to the table and the JSON.

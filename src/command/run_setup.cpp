@@ -29,6 +29,8 @@ ModelOptions training_options(const Options& o) {
     ModelOptions options;
     options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
     options.recompute = recompute_named(o.recompute), options.dtype = o.precision == "bf16" ? Dtype::bf16 : Dtype::f32;
+    // On a GPU many rows together: each chunk of the head reads and writes the gradient of the whole table.
+    if (options.dtype == Dtype::bf16) options.logits_bytes = int64_t{2} << 30;
     return options;
 }
 

@@ -30,8 +30,8 @@ RopeParams rope_params(const ModelConfig& c) { return {c.n_head, c.n_kv_head, c.
 }  // namespace
 
 int64_t logits_rows(const ModelOptions& options) {
-    const int64_t fill = (int64_t{64} << 20) / (options.config.padded_vocab() * size_of(options.dtype));
-    const uint64_t rows = std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fill, 64, 4096)));
+    const int64_t fill = options.logits_bytes / (options.config.padded_vocab() * size_of(options.dtype));
+    const uint64_t rows = std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fill, 64, 16384)));
     return std::min(static_cast<int64_t>(rows), options.max_tokens);
 }
 

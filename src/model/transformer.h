@@ -88,11 +88,12 @@ struct ModelOptions {
     Recompute recompute = Recompute::none;
     int64_t unit_rows = -1;  // sums over tokens go unit by unit (kernels/norm.h); below 0: default_unit_rows() of the stream's device
     double z_loss = 0;
+    int64_t logits_bytes = int64_t{64} << 20;  // how much of the (T,V) logits may exist at a time
     bool training = true;      // gradients and saved activations; else one block's memory serves all
     int64_t cache_tokens = 0;  // room of the key/value caches; 0 = none
 };
 
-// Rows of logits that exist at a time: as many as fill up to 64 MB, large enough for an efficient product, far below (T,V). A power of two,
+// Rows of logits that exist at a time: as many as fill logits_bytes, large enough for an efficient product, far below (T,V). A power of two,
 // so that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
 int64_t logits_rows(const ModelOptions& options);
 

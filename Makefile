@@ -153,6 +153,7 @@ SIMT_FLAGS ?= -std=c++20 -O2 -g1 -fsanitize=thread --param tsan-instrument-func-
 # The kernels are compiled for speed; -O3 is where GCC vectorises most.
 $(BUILD)/kernels/%.cpp.o: OPTIMIZE = -O3
 $(BUILD)/tests/%.cpp.o:   OPTIMIZE = -O1
+$(BUILD)/src/command/%.cpp.o $(BUILD)/src/config/%.cpp.o: OPTIMIZE = -O1#  nothing here is hot, and CLI11's headers are large
 OPTIMIZE = -O2
 $(BUILD)/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)

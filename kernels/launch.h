@@ -14,6 +14,12 @@
 #include "src/base/tensor.h"
 #include "src/device/stream.h"
 
+namespace traincu::gpu {
+// Up to 48 KiB of shared memory a block has without asking, its static arrays included, and these are 16 KiB at most: with more dynamic
+// shared memory than this launch() asks.
+constexpr int64_t shared_asked_from = 32 * 1024;
+}  // namespace traincu::gpu
+
 #ifdef __CUDACC__
 #include "kernels/launch_cuda.h"
 #else

@@ -13,7 +13,7 @@ namespace traincu::gpu {
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes, const Stream& stream, Args&&... args) {
     const void* function = reinterpret_cast<const void*>(kernel);
-    if (shared_bytes > 48 * 1024) {  // beyond this a kernel must ask for it
+    if (shared_bytes > shared_asked_from) {
         const cudaError_t error =
             cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
         if (error != cudaSuccess) launch_failed(function, error);

@@ -7,9 +7,12 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <map>
 #include <mutex>
+#include <set>
 #include <vector>
 
+#include "kernels/launch.h"
 #include "src/base/error.h"
 #include "src/device/gpu.h"
 #include "src/device/stream.h"
@@ -44,6 +47,42 @@ std::vector<CUstream_st*> streams;
 int streams_created = 0;  // a number is never given twice: clocks outlive streams
 Clock of_host;            // what the host has waited for
 
+bool only_check = false;
+std::set<std::string> checked_kernels;
+
+gpu::DeviceInfo device_of(int capability) {
+    gpu::DeviceInfo device;
+    device.name = "SIMT runner";
+    device.compute_capability = capability;
+    device.multiprocessors = 3;  // few and odd: persistent grids stay small and do not divide evenly
+    device.memory = device.free_memory = device_memory;
+    device.l2_bytes = int64_t{1} << 20;
+    device.shared_bytes = shared_limit(capability);
+    device.driver = device.runtime = "none";
+    return device;
+}
+gpu::DeviceInfo& device() {
+    static gpu::DeviceInfo device = [] {
+        const char* capability = std::getenv("SIMT_SM");  // 80: the kernels of before Hopper
+        return device_of(capability ? std::atoi(capability) : 90);
+    }();
+    return device;
+}
+gpu::DeviceInfo device_before;
+
+// Addresses that nobody may touch: what a card's memory would be, of any size.
+constexpr uintptr_t made_up_begin = uintptr_t{1} << 45, made_up_end = uintptr_t{1} << 46;
+uintptr_t made_up_next = made_up_begin;
+void* made_up(int64_t bytes) {
+    made_up_next += (static_cast<uintptr_t>(bytes) / 256 + 2) * 256;
+    ENSURE(made_up_next < made_up_end);
+    return reinterpret_cast<void*>(made_up_next - (static_cast<uintptr_t>(bytes) / 256 + 1) * 256);
+}
+bool is_made_up(const void* memory) {
+    const auto address = reinterpret_cast<uintptr_t>(memory);
+    return address >= made_up_begin && address < made_up_end;
+}
+
 double now() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
@@ -68,6 +107,7 @@ namespace {
 
 void enqueue(StreamHandle stream, std::string name, std::function<std::string()> run, std::shared_ptr<Mark> after = nullptr) {
     ENSURE(std::find(streams.begin(), streams.end(), stream) != streams.end());
+    if (only_check) return;
     const auto number = static_cast<size_t>(stream->number);
     join_clocks(stream->clock, of_host);
     if (after) join_clocks(stream->clock, after->clock);
@@ -151,13 +191,38 @@ void enqueue_kernel(const void* kernel, dim3 grid, dim3 block, int64_t shared_by
     check(grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0, "nothing to run");
     check(grid.x <= 0x7FFFFFFF && grid.y <= 65535 && grid.z <= 65535, "the grid is too large");
     check(block.x <= 1024 && block.y <= 1024 && block.z <= 64 && uint64_t{block.x} * block.y * block.z <= 1024, "the block is too large");
-    check(shared_bytes >= 0 && shared_bytes <= shared_limit, "a block can have no more than 232448 bytes");
+    const int64_t shared_most = device().shared_bytes;
+    check(shared_bytes >= 0 && shared_bytes <= shared_most, "a block cannot have so many bytes");
+    if (only_check) {
+        // Of what the kernel itself takes only the compiler knows.
+        static std::map<const void*, Compiled> known;
+        if (!known.contains(kernel)) known[kernel] = compiled(name_of_kernel(kernel)), checked_kernels.insert(name_of_kernel(kernel));
+        const Compiled& nvcc = known[kernel];
+        const int64_t shared_all = shared_bytes + nvcc.shared_bytes, warps = (int64_t{block.x} * block.y * block.z + 31) / 32;
+        check(shared_all <= shared_most, "with its static arrays a block cannot have so many bytes");
+        check(shared_all <= shared_unasked || shared_bytes > gpu::shared_asked_from, "more with its static arrays than launch() asks for");
+        check((nvcc.registers + 7) / 8 * 8 * 32 * warps <= 65536, "a block cannot have so many registers");
+        return;
+    }
     const Launch launch{kernel, grid, block, shared_bytes, call.get(), call_bytes, invoke};
     enqueue(stream, "kernel " + name_of_kernel(kernel), [launch, call] {
         const DeviceAccess access;
         return run(launch);
     });
 }
+
+OnlyCheckLaunches::OnlyCheckLaunches(int capability) {
+    const std::lock_guard guard(lock);
+    ENSURE(!only_check && idle());
+    made_up_next = made_up_begin;
+    only_check = true, device_before = device(), device() = device_of(capability);
+    device().multiprocessors = 132, device().memory = device().free_memory = int64_t{141} << 30;
+}
+OnlyCheckLaunches::~OnlyCheckLaunches() {
+    const std::lock_guard guard(lock);
+    only_check = false, device() = device_before;
+}
+std::set<std::string> OnlyCheckLaunches::checked() { return checked_kernels; }
 
 void enqueue_host(StreamHandle stream, const std::string& name, std::function<std::string()> run) {
     const std::lock_guard guard(lock);
@@ -174,24 +239,11 @@ namespace traincu::gpu {
 using namespace simt;
 
 std::string unusable() { return ""; }
-const DeviceInfo& device_info() {
-    static const DeviceInfo info = [] {
-        DeviceInfo device;
-        device.name = "SIMT runner";
-        const char* capability = std::getenv("SIMT_SM");  // 80: the kernels of before Hopper
-        device.compute_capability = capability ? std::atoi(capability) : 90;
-        device.multiprocessors = 3;  // few and odd: persistent grids stay small and do not divide evenly
-        device.memory = device.free_memory = device_memory;
-        device.l2_bytes = int64_t{1} << 20;
-        device.shared_bytes = shared_limit;
-        device.driver = device.runtime = "none";
-        return device;
-    }();
-    return info;
-}
+const DeviceInfo& device_info() { return simt::device(); }
 
 void* allocate(int64_t bytes) {
     const std::lock_guard guard(lock);
+    if (only_check) return made_up(bytes);
     return simt::allocate(bytes, Kind::device);
 }
 void* allocate_pinned(int64_t bytes) {
@@ -204,7 +256,7 @@ void* allocate_managed(int64_t bytes) {
 }
 void release(void* memory) {
     const std::lock_guard guard(lock);
-    if (!memory) return;
+    if (!memory || is_made_up(memory)) return;
     work_until_idle();  // as cudaFree does
     const Allocation* allocation = find(memory);
     ENSURE(allocation && allocation->kind != Kind::pinned);
@@ -240,7 +292,7 @@ void synchronize(StreamHandle stream) {
 
 void copy(void* to, const void* from, int64_t bytes, StreamHandle stream) {
     const std::lock_guard guard(lock);
-    if (bytes == 0) return;
+    if (bytes == 0 || only_check) return;
     check_range(to, bytes, "a copy to"), check_range(from, bytes, "a copy from");
     // Memory of the host that is not pinned is read at once, as CUDA does with a small copy: no caller may rely on less, nor on more.
     std::shared_ptr<std::vector<std::byte>> taken;
@@ -256,7 +308,7 @@ void copy(void* to, const void* from, int64_t bytes, StreamHandle stream) {
 }
 void fill_bytes(void* to, int value, int64_t bytes, StreamHandle stream) {
     const std::lock_guard guard(lock);
-    if (bytes == 0) return;
+    if (bytes == 0 || only_check) return;
     if (!of_the_runner(to)) refuse("a fill of memory that the device does not see");
     check_range(to, bytes, "a fill");
     enqueue(stream, "a fill", [=] {
@@ -272,6 +324,10 @@ void record(EventHandle event, StreamHandle stream) {
     const std::lock_guard guard(lock);
     const auto mark = std::make_shared<Mark>();
     event->mark = mark;
+    if (only_check) {
+        mark->past = true, mark->milliseconds = now();
+        return;
+    }
     enqueue(stream, "", [mark] {
         mark->past = true, mark->milliseconds = now();
         return std::string();

@@ -5,6 +5,7 @@
 #include <link.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include <iterator>
 #include <map>
 #include <regex>
+#include <sstream>
 #include <vector>
 
 #include "src/base/error.h"
@@ -100,6 +102,26 @@ std::set<std::string> functions_named(const std::string& name) {
         if (instance == name || instance.starts_with(name + "<")) found.insert(instance);
     }
     return found;
+}
+
+Compiled compiled(const std::string& kernel) {
+    static const auto& table = *new std::map<std::string, Compiled>([] {
+        std::map<std::string, Compiled> read;
+        std::ifstream file("tests/cuda/report.txt");
+        for (std::string line; std::getline(file, line);) {
+            // arch registers shared stack spill_stores spill_loads kernel
+            std::istringstream words(line);
+            std::string arch, name;
+            int64_t registers = 0, shared = 0, other = 0;
+            if (!(words >> arch >> registers >> shared >> other >> other >> other) || !std::getline(words >> std::ws, name)) continue;
+            Compiled& entry = read[name];
+            entry.registers = std::max(entry.registers, registers), entry.shared_bytes = std::max(entry.shared_bytes, shared);
+        }
+        return read;
+    }());
+    static const std::regex scopes(R"((traincu|gpu)::)");  // of template arguments: the table does without
+    const auto found = table.find(std::regex_replace(kernel, scopes, ""));
+    return found == table.end() ? Compiled{} : found->second;
 }
 
 std::set<std::string> kernels_in(const std::string& source) {

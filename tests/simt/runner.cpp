@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/launch.h"
 #include "src/base/error.h"
 #include "tests/simt/access.h"
 #include "tests/simt/block.h"
@@ -17,7 +18,7 @@ dim3 blockDim, gridDim;
 
 namespace traincu::simt {
 
-Block block;   // under way
+Block block;  // under way
 constinit thread_local Thread* self;
 static Stacks stacks;
 int thread_of_stack(const void* address) { return stacks.owner(address); }
@@ -308,8 +309,12 @@ void* static_shared(const void* key, int64_t bytes, int64_t alignment) {
     constexpr int64_t gap = 256;
     const int64_t offset = (block.shared_end + gap + alignment - 1) / alignment * alignment;
     block.shared_bytes += bytes, block.shared_end = offset + bytes;
-    if (block.shared_bytes > shared_limit || block.shared_end > shared_room)
+    if (block.shared_bytes > gpu::device_info().shared_bytes || block.shared_end > shared_room)
         fail(format("needs more shared memory than a block can have: %lld bytes", static_cast<long long>(block.shared_bytes)), nullptr);
+    if (block.shared_bytes > shared_unasked && block.launch->shared_bytes <= gpu::shared_asked_from)
+        fail(format("has %lld bytes of shared memory with its static arrays, more than launch() asks for",
+                    static_cast<long long>(block.shared_bytes)),
+             nullptr);
     block.arrays.push_back({key, offset, bytes});
     begin_shared(shared_memory + offset, bytes);
     return shared_memory + offset;

@@ -16,7 +16,11 @@ namespace traincu::simt {
 using Where = std::source_location;
 
 constexpr int lanes_of_warp = 32;
-constexpr int64_t shared_limit = 227 * 1024;  // what one block may have on Hopper
+// Shared memory that one block may have, at most and without asking for it, on a card of this compute capability.
+constexpr int64_t shared_limit(int capability) {
+    return (capability == 80 || capability == 87 ? 163 : capability / 10 == 8 || capability / 10 == 12 ? 99 : 227) * int64_t{1024};
+}
+constexpr int64_t shared_unasked = 48 * 1024;
 
 // One launch, arguments included.
 struct Launch {
@@ -32,6 +36,18 @@ struct Launch {
 std::string run(const Launch& launch);
 
 std::set<std::string> launched();  // the names of all kernels that were run in this process
+
+// While one lives, nothing is executed: of each launch it is checked whether a card of this compute capability would start it, copies and
+// fills are dropped, events are past, and device memory, of any size, is addresses that nobody may touch. So operations can be called at
+// sizes that no test could execute. What is in line must have been waited for.
+class OnlyCheckLaunches {
+public:
+    explicit OnlyCheckLaunches(int capability);
+    ~OnlyCheckLaunches();
+    OnlyCheckLaunches(const OnlyCheckLaunches&) = delete;
+    OnlyCheckLaunches& operator=(const OnlyCheckLaunches&) = delete;
+    static std::set<std::string> checked();  // the names of the kernels, of all of them so far
+};
 
 // Random numbers of the runner: below(n) in [0, n).
 uint32_t below(uint32_t n);

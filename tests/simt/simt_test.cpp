@@ -270,6 +270,9 @@ TEST_SUITE("simt") {
                 check_failure(failure(stream), faulty, {"writes 4 bytes at byte 16 of shared memory, beyond the 16 bytes"});
                 faults::beyond_shared(out.data, faulty ? 8 : 7, true, stream);
                 check_failure(failure(stream), faulty, {"outside of any shared_array()"});
+                faults::static_beside_dynamic(out.data, faulty, stream);
+                check_failure(failure(stream), faulty,
+                              {"has 50720 bytes of shared memory with its static arrays, more than launch() asks for"});
                 faults::ldmatrix_rows(words.data, faulty, stream);
                 check_failure(failure(stream), faulty, {"kernel ldmatrix_kernel", "not aligned"});
             }

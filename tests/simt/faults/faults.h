@@ -42,6 +42,8 @@ void warp_reverse(float* out, int fault, Stream& stream);  // (32)
 void uninitialised_shared(float* out, bool faulty, Stream& stream);
 void beyond_shared(float* out, int at, bool of_array, Stream& stream);             // shared() has 4 floats, the array 8
 void pipeline(float* out, const float* in, int tiles, int fault, Stream& stream);  // in (tiles,64)
+void idle(unsigned gx, unsigned gy, int64_t shared_bytes, Stream& stream);         // asks for them, uses none
+void static_beside_dynamic(float* out, bool faulty, Stream& stream);               // 20,000 bytes static beside 30 or 34 KiB
 void ldmatrix_rows(uint32_t* out, bool faulty, Stream& stream);                    // (32,4)
 
 // hopper.cu

@@ -57,6 +57,18 @@ __global__ void beyond_shared_kernel(float* out, int at, bool of_array) {
 }
 void beyond_shared(float* out, int at, bool of_array, Stream& stream) { launch(beyond_shared_kernel, 1, 1, 16, stream, out, at, of_array); }
 
+__global__ void idle_kernel() {}
+void idle(unsigned gx, unsigned gy, int64_t shared_bytes, Stream& stream) { launch(idle_kernel, dim3(gx, gy), 32, shared_bytes, stream); }
+
+// Together they are more than 48 KiB, for which launch() asks only where the dynamic memory alone is much.
+__global__ void static_beside_dynamic_kernel(float* out) {
+    float(&array)[5000] = shared_array<float, 5000>();
+    array[4999] = 1, *out = array[4999];
+}
+void static_beside_dynamic(float* out, bool faulty, Stream& stream) {
+    launch(static_beside_dynamic_kernel, 1, 1, (faulty ? 30 : 34) * 1024, stream, out);
+}
+
 // A row through cp.async. Faults: 1 no wait, 2 no barrier after it, 3 the next copy begins while others still read, 4 waits for too few.
 __global__ void pipeline_kernel(float* out, const float* in, int tiles, int fault) {
     float* tile = shared<float>();  // (2, 64)

@@ -33,7 +33,10 @@ probe := $(shell printf '%s\n' \
   '\#if __has_include(<utf8proc.h>)' 'utf8proc' '\#endif' \
   | $(CXX) $(CPPFLAGS) -E -P -x c++ - 2>/dev/null)
 missing := $(filter-out $(probe),cli11 json xxhash)
-NVCC    ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+# each may be given and then says where the other is: NVCC at once, since a recursive one would ask for itself
+ifeq ($(origin NVCC),undefined)
+NVCC := $(firstword $(wildcard $(addsuffix /bin/nvcc,$(CUDA_HOME)) /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+endif
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC))
 # "90": the compute capability of the GPU that is here; 9.0 and 10.0 have instructions of their own, called 90a and 100a
 gpu_here := $(if $(NVCC),$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | grep -E '^[0-9.]+$$' | tr -d . | sed -E 's/^(90|100)$$/\1a/'))

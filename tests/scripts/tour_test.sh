@@ -177,7 +177,7 @@ planted() { n=$((n + 1)); printf '%s\n' "$1" >> "$tmp/copy/kernels/README.md"; p
     planted 'calls `NoSuchClass::run()`'                'no source knows `NoSuchClass` of `NoSuchClass::run()`'
     planted 'a `NoSuchType`'                            'no source knows `NoSuchType`'
     planted 'a `no_such_word`'                          'no source knows `no_such_word`'
-    planted '- `src/optim/guard.cpp`: `global_norm()`'    '`global_norm()` is not in src/optim/guard'
+    planted '- `src/optim/guard.cpp`: `adamw_update()`'   '`adamw_update()` is not in src/optim/guard'
     planted 'run `make no-such-target`'                   'make has no target `no-such-target`'
     planted '    sh scripts/no_such.sh --prefix .deps'    'there is no `scripts/no_such.sh`'
     planted '    build/run_tests -ts=norm,frobnicate'     'there is no test suite `frobnicate`'
@@ -193,8 +193,8 @@ grep -v ': $' "$tmp/wanted" > "$tmp/expected"
 problems "$tmp/copy" > "$tmp/found"
 holds "tour: $(wc -l < "$tmp/expected" | tr -d ' ') planted mistakes are reported with file, line and word" diff "$tmp/expected" "$tmp/found"
 # shellcheck disable=SC2016
-printf '%s\n' '`kernels/norm.h`, `norm.h`, `src/optim`, [link](../src/README.md), `Executor::run()`, `Guard`, `unit_rows`, `make demo`' \
-    '- `src/optim/guard.h`: `Guard::judge()`' '    ./train eval --model X' '`OP.h`, `runs/x`, `step_0000000500/`, `a b`' > "$tmp/copy/kernels/README.md"
+printf '%s\n' '`kernels/norm.h`, `norm.h`, `src/optim`, [link](../src/README.md), `Executor::run()`, `GuardState`, `unit_rows`, `make demo`' \
+    '- `src/optim/guard.h`: `skip_reason()`' '    ./train eval --model X' '`OP.h`, `runs/x`, `step_0000000500/`, `a b`' > "$tmp/copy/kernels/README.md"
 problems "$tmp/copy" > "$tmp/found"
 holds "tour: what is there is not reported" [ ! -s "$tmp/found" ]
 finish

@@ -24,7 +24,7 @@ grep -E '\.(h|cpp|cu)$' "$tmp/paths" | grep -E '^(kernels|src|tests)/|^train\.cu
 grep -oE '[A-Za-z_][A-Za-z0-9_]*\(' $(cat "$tmp/sources") /dev/null | sort -u > "$tmp/calls" # file:name(
 while read -r file; do cat "$file"; done < "$tmp/readable" | tr -cs 'A-Za-z0-9_' '\n' | sort -u > "$tmp/words"
 sed 's|.*/||; s|\.[^.]*$||' "$tmp/paths" | sort -u >> "$tmp/words" # and the names of files
-sed -n 's/^\([a-z][a-z-]*\):.*/\1/p; s/^\.PHONY: *//p' Makefile | tr ' ' '\n' | sort -u > "$tmp/targets"
+sed -n 's/^\([a-z][a-z-]*\):.*/\1/p; s/^\.PHONY: *//p; s/^\$(BUILD)\(\/[a-z_]*\):.*/build\1/p' Makefile | tr ' ' '\n' | sort -u > "$tmp/targets"
 while read -r file; do grep -oE -e '--[a-z][a-z0-9-]*' "$file"; done < "$tmp/readable" | sort -u > "$tmp/flags"
 while read -r file; do sed -n 's/.*TEST_SUITE("\([^"]*\)").*/\1/p' "$file"; done < "$tmp/sources" | sort -u > "$tmp/suites"
 : > "$tmp/help" # "COMMAND --flag" a line, and "COMMAND" alone; training is "train"

@@ -1,5 +1,6 @@
-// AdamW on the GPU: a thread takes 8 neighbours of each array, 16 or 32 bytes, with all loads under way before the first is needed. The
-// grid is as large as an H100 keeps running, since each block begins with two powers in double, by one thread.
+// AdamW on the GPU: a thread takes 4 neighbours of each array, 16 bytes (8 of bf16), at two places a block of threads apart, with all loads
+// under way before the first is needed. The grid is as large as an H100 keeps running, since each block begins with two powers in double,
+// by one thread.
 //
 // bf16 moments are rounded by 16 random bits each: of word i % 4 of Philox at (seed, RandomStream::rounding, step, i / 4) the lower half
 // for m, the upper for v.

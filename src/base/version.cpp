@@ -48,7 +48,6 @@ std::string build_summary() {
         if (present) text += std::string(" ") + name;
     text += " found\n";
 #endif
-    text += "CUDA      not built in: this version trains on the CPU\n";
     return text;
 }
 

@@ -164,17 +164,14 @@ Json rows_json(const std::string& title, const std::vector<Row>& rows, const Mac
 
 int bench_command(int argc, char** argv) {
     CLI::App app(
-        "Times every kernel at the shapes of a model's training step, beside the limits of this machine, measured in the same run: the\n"
-        "multiply-add peak (a loop on registers) and the memory's bandwidth (a triad over arrays of 64 MiB). FLOPs and bytes are those of "
-        "the\n"
-        "kernels' headers. Operands are cold: each repetition gets others, in turn through 192 MiB (on a GPU up to 8 GiB). Large shapes "
-        "are cut to a size that "
-        "takes\n"
-        "milliseconds.\n"
+        "Times every kernel at the shapes of a model's training step, beside the limits of this machine, measured in the same run.\n"
+        "On a CPU: the multiply-add peak (a loop on registers) and the memory's bandwidth (a triad over arrays of 64 MiB). On a GPU: the\n"
+        "fastest matrix product and the bandwidth of copies. FLOPs and bytes are those of the kernels' headers. Operands are cold: each\n"
+        "repetition gets others, in turn through 192 MiB (on a GPU up to 8 GiB). Large shapes are cut to a size that takes milliseconds.\n"
         "Examples:  ./train bench                                           the shapes of demo and gpt2-124m, in under a minute\n"
         "           ./train bench --preset qwen3-0.6b --only attention\n"
         "           ./train bench --only matmul --shape 4096,768,3072       rows, inputs, outputs of a linear layer\n"
-        "           ./train bench --save this-machine.json                  for ./train plan --rates on another one",
+        "           ./train bench --device cuda --save this-card.json       for ./train plan --rates on a machine without it",
         "./train bench");
     std::string presets = "demo,gpt2-124m", only, shape, save_file, json_file;
     int64_t batch_size = 0, seq_len = 0;

@@ -131,11 +131,11 @@ int eval_command(int argc, char** argv) {
     app.add_option("--tokenizer", tokenizer_name,
                    "the vocabulary of the shards, where they do not say: bytes, a tokenizer.json, or a folder that holds one");
     app.add_option("--seq-len,-t", seq_len, "tokens of context; 0 = as in training")->check(CLI::NonNegativeNumber);
-    app.add_option("--batch-size,-b", batch_size, "rows at a time")->check(CLI::PositiveNumber);
+    app.add_option("--batch-size,-b", batch_size, "rows at a time [8]")->check(CLI::PositiveNumber);
     app.add_option("--max-tokens", max_tokens, "stop after so many, in each set of --data; 0 = all")->check(CLI::NonNegativeNumber);
     app.add_option("--max-examples", max_examples, "stop after so many, in each multiple-choice set; 0 = all")
         ->check(CLI::NonNegativeNumber);
-    app.add_option("--packing", packing, "stream or documents, as in training")->check(CLI::IsMember({"stream", "documents"}));
+    app.add_option("--packing", packing, "stream or documents, as in training [stream]")->check(CLI::IsMember({"stream", "documents"}));
     app.add_option("--json", json_file, "write the results to this file as JSON; - = to the terminal, instead of the table");
     add_device_options(app, device, precision);
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);

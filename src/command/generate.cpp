@@ -27,13 +27,14 @@ int generate_command(int argc, char** argv) {
     bool go_on = false;
     app.add_option("--model,-e", model, "a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin")->required();
     app.add_option("--prompt", prompt, "text to continue; empty = the beginning of a document");
-    app.add_option("--tokens", tokens, "how many to generate")->check(CLI::PositiveNumber);
-    app.add_option("--samples", samples, "how many continuations")->check(CLI::PositiveNumber);
-    app.add_option("--temperature", sampling.temperature, "below 1: safer, above: wilder; 0 = always the most probable token")
+    app.add_option("--tokens", tokens, "how many to generate [256]")->check(CLI::PositiveNumber);
+    app.add_option("--samples", samples, "how many continuations [1]")->check(CLI::PositiveNumber);
+    app.add_option("--temperature", sampling.temperature, "below 1: safer, above: wilder; 0 = always the most probable token [1]")
         ->check(CLI::Range(0.0, 100.0));
     app.add_option("--top-k", sampling.top_k, "choose among the k most probable tokens; 0 = all")->check(CLI::NonNegativeNumber);
-    app.add_option("--top-p", sampling.top_p, "and among the fewest that hold this share of the probability")->check(CLI::Range(0.0, 1.0));
-    app.add_option("--seed", seed, "the same seed gives the same text")->check(CLI::NonNegativeNumber);
+    app.add_option("--top-p", sampling.top_p, "and among the fewest that hold this share of the probability [1]")
+        ->check(CLI::Range(0.0, 1.0));
+    app.add_option("--seed", seed, "the same seed gives the same text, on the same device [1337]")->check(CLI::NonNegativeNumber);
     app.add_option("--context", context, "tokens to look back on; 0 = as in training")->check(CLI::NonNegativeNumber);
     app.add_option("--tokenizer", tokenizer_name, "bytes, a tokenizer.json, or a folder that holds one; default: the one beside the model");
     app.add_flag("--ignore-end-of-text", go_on, "go on where the model ends its text");

@@ -28,9 +28,11 @@ inline bool parse_command_line(CLI::App& app, int argc, char** argv) {
 
 // --device and --precision of a command that uses a model, for open_stream().
 inline void add_device_options(CLI::App& app, std::string& device, std::string& precision) {
-    app.add_option("--device", device, "where to compute: auto (a GPU if one can be used), cpu, cuda")
+    app.add_option("--device", device,
+                   "where to compute; auto (the default): on a GPU if one can be used (CUDA_VISIBLE_DEVICES says which)")
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-    app.add_option("--precision", precision, "of weights and activations: fp32, bf16 (GPU); auto: bf16 on a GPU, fp32 on a CPU")
+    app.add_option("--precision", precision,
+                   "type of weights and activations; auto (the default): bf16 on a GPU, fp32 on a CPU, where there is no bf16")
         ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
 }
 

@@ -276,14 +276,14 @@ Options options_of(const std::vector<std::string>& arguments) {
 
 int plan_command(int argc, char** argv) {
     CLI::App app(
-        "What a training run will take before it starts: memory to the byte, and the time of a step. Nothing of the model is allocated, "
-        "and no\n"
-        "data are needed. The kernels are timed here for a few seconds, or their times are read from a file that ./train bench --save "
-        "wrote on\n"
-        "another machine. Every option of training (./train --help) can be given beside these.\n"
+        "What a training run will take before it starts: memory to the byte, and the time of a step. Nothing of the model is allocated,\n"
+        "and no data are needed. The kernels are timed here for a few seconds, or their times are read from a file that ./train bench\n"
+        "--save wrote on another machine. For a GPU that is not here: --precision bf16 plans its memory, --rates its times. Every option\n"
+        "of training (./train --help) can be given beside these.\n"
         "Examples:  ./train plan --preset gpt2-124m --batch-size 8 --total-batch-tokens 65536\n"
-        "           ./train plan --preset llama3-8b --memory 160GiB        does it fit; if not, with which micro-batch would it?\n"
-        "           ./train plan --preset demo --rates other-machine.json",
+        "           ./train plan --preset llama3-8b --precision bf16 --memory 160GiB  does it fit; if not, with which micro-batch would "
+        "it?\n"
+        "           ./train plan --preset gpt2-124m --rates that-card.json            how fast would it be there?",
         "./train plan");
     std::string memory, rates_file, json_file;
     app.add_option("--memory", memory, "say whether it fits in so much (24GiB, 16G, 800MB), and what would use it best");

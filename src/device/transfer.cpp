@@ -59,15 +59,17 @@ void Uploads::end(Stream& stream) {
     if (stream.on_gpu()) gpu::record(buffers_[current_].copied, stream.handle());
 }
 
-HostCopy::HostCopy(const Tensor& tensor, const Stream& stream) : device_(tensor), host_(tensor), stream_(stream) {
+HostCopy::HostCopy(const Tensor& tensor, const Stream& stream)
+    : device_(tensor), host_(tensor), stream_(stream), memory_(nullptr, std::free) {
     ENSURE(tensor.contiguous());
     if (!stream.on_gpu()) {
         ENSURE(tensor.dtype != Dtype::bf16);
         return;
     }
     if (tensor.dtype == Dtype::bf16) host_.dtype = Dtype::f32;
-    memory_.resize(static_cast<size_t>(host_.bytes()));
-    host_.data = memory_.data();
+    memory_.reset(static_cast<std::byte*>(std::calloc(static_cast<size_t>(host_.bytes()), 1)));  // zero pages, there where first touched
+    if (!memory_) throw Error(ExitCode::memory, format("out of host memory: a copy of %s", human_bytes(host_.bytes()).c_str()));
+    host_.data = memory_.get();
 }
 
 HostCopy& HostCopy::download() {
@@ -76,18 +78,24 @@ HostCopy& HostCopy::download() {
         stream_.download(host_.data, device_);
         return *this;
     }
-    std::vector<bf16> narrow(static_cast<size_t>(device_.numel()));
-    stream_.download(narrow.data(), device_);
-    for (size_t i = 0; i < narrow.size(); i++) host_.as<float>()[i] = bf16_to_float(narrow[i].bits);
+    const int64_t n = device_.numel();
+    const auto narrow = std::make_unique_for_overwrite<bf16[]>(static_cast<size_t>(n));
+    stream_.download(narrow.get(), device_);
+    float* wide = host_.as<float>();
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) wide[i] = bf16_to_float(narrow[static_cast<size_t>(i)].bits);
     return *this;
 }
 
 void HostCopy::upload() {
     if (!is_copy()) return;
     if (host_.dtype == device_.dtype) return stream_.upload(device_, host_.data);
-    std::vector<bf16> narrow(static_cast<size_t>(device_.numel()));
-    for (size_t i = 0; i < narrow.size(); i++) narrow[i] = {float_to_bf16(host_.as<float>()[i])};
-    stream_.upload(device_, narrow.data());
+    const int64_t n = device_.numel();
+    const auto narrow = std::make_unique_for_overwrite<bf16[]>(static_cast<size_t>(n));
+    const float* wide = host_.as<float>();
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) narrow[static_cast<size_t>(i)] = {float_to_bf16(wide[i])};
+    stream_.upload(device_, narrow.get());
 }
 
 }  // namespace traincu

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <array>
-#include <vector>
+#include <memory>
 
 #include "src/device/stream.h"
 
@@ -58,7 +58,7 @@ public:
 // copy in f32: exact downwards, rounded to the nearest upwards.
 class HostCopy {
 public:
-    HostCopy(const Tensor& tensor, const Stream& stream);  // content undefined until download()
+    HostCopy(const Tensor& tensor, const Stream& stream);  // zeros until download()
     const Tensor& tensor() const { return host_; }
     HostCopy& download();
     void upload();
@@ -68,7 +68,7 @@ private:
 
     Tensor device_, host_;
     const Stream& stream_;
-    std::vector<std::byte> memory_;
+    std::unique_ptr<std::byte, void (*)(void*)> memory_;
 };
 
 }  // namespace traincu

@@ -28,9 +28,9 @@ int64_t position_rows(int64_t width) { return std::clamp<int64_t>(most_bytes_cpu
 
 // Random numbers in (0,1) + shift over a whole tensor of bytes, to be read as `type`: a block of them, repeated. Two bf16 read as one f32
 // are a number of the same size.
-void fill(const Tensor& bytes, Dtype type, float shift, const Stream& stream) {
-    constexpr int64_t block = 1 << 20;  // of the tensor's elements
-    std::vector<int32_t> numbers(block);
+void fill(const Tensor& bytes, Dtype type, float shift, Stream& stream) {
+    const int64_t block = std::min(bytes.numel(), int64_t{1} << 20);  // of the tensor's elements
+    std::vector<int32_t> numbers(static_cast<size_t>(block));
     const int64_t per_element = 4 / size_of(type);
     for (int64_t i = 0; i < block * per_element; i++) {
         const float x = static_cast<float>(Random{}.bits(0, static_cast<uint64_t>(i))[0]) * 0x1p-32f + 0x1p-20f + shift;
@@ -39,8 +39,12 @@ void fill(const Tensor& bytes, Dtype type, float shift, const Stream& stream) {
         else
             reinterpret_cast<float*>(numbers.data())[i] = x;
     }
-    for (int64_t begin = 0; begin < bytes.numel(); begin += block)
-        stream.upload(bytes.slice_rows(begin, std::min(block, bytes.numel() - begin)), numbers.data());
+    stream.upload(bytes.slice_rows(0, block), numbers.data());
+    const auto row = [&](int64_t begin, int64_t count) { return Tensor(bytes.as<int32_t>() + begin, Dtype::i32, {1, count}); };
+    for (int64_t filled = block; filled < bytes.numel(); filled *= 2) {  // there, not from here: gigabytes
+        const int64_t more = std::min(filled, bytes.numel() - filled);
+        copy(row(filled, more), row(0, more), stream);
+    }
 }
 
 bool updates_in_place(Kernel kernel) { return kernel == Kernel::adamw || kernel == Kernel::classifier; }
@@ -65,7 +69,7 @@ KernelTimer::KernelTimer(Stream& stream, Dtype dtype, int64_t footprint)
     guard.adam_steps = 1;
     stream.upload(guard_state_, &guard);
     inputs_.limit = outputs_.limit = std::min(half, footprint / 2);
-    fill(inputs_.memory, type_, -0.5f, stream);
+    fill(inputs_.memory, type_, -0.5f, stream_);
     zero(outputs_.memory, stream_);  // a page that is touched for the first time costs more than a kernel
 }
 
@@ -251,8 +255,14 @@ double KernelTimer::seconds(const KernelCall& call, double budget) {
     prepare(call);
     run(call);  // libraries choose or generate code, scratch memory is fetched from the system
     stream_.synchronize();
-    // On a GPU some calls are timed together: the launch of one then hides behind the work of another, as in a step.
-    const int together = stream_.on_gpu() ? 10 : 1;
+    // On a GPU some calls are timed together, but for long ones: the launch of one then hides behind the work of another, as in a step.
+    int together = 1;
+    if (stream_.on_gpu()) {
+        const auto start = Clock::now();
+        run(call);
+        stream_.synchronize();
+        together = std::chrono::duration<double>(Clock::now() - start).count() < budget / 10 ? 10 : 1;
+    }
     const gpu::EventHandle begin = stream_.on_gpu() ? gpu::create_event() : nullptr, end = stream_.on_gpu() ? gpu::create_event() : nullptr;
     std::vector<double> times;
     double total = 0;
@@ -282,7 +292,8 @@ KernelCall KernelTimer::of_timed_size(const KernelCall& call) const {
         case Kernel::matmul_backward_input:
         case Kernel::matmul_backward_weight:
             width = std::min(width, most_width), third = std::min(third, most_width);
-            while (smaller.flops() > most_flops && N > fewest_rows) N = std::max(fewest_rows, N / 2);
+            while ((smaller.flops() > most_flops || N * std::max(width, third) * 4 > pool_bytes_ / 2) && N > fewest_rows)
+                N = std::max(fewest_rows, N / 2);
             return smaller;
         case Kernel::attention_forward:
         case Kernel::attention_backward: {

@@ -44,8 +44,9 @@ double measure_matmul_peak(Stream& stream, Dtype dtype) {
     for (size_t i = 0; i < period; i++) numbers[i] = static_cast<float>(Random{}.bits(0, i)[0]) * 0x1p-32f - 0.5f;
     for (const Tensor& operand : {a, b}) {
         HostCopy copy(operand, stream);
-        for (int64_t i = 0; i < n * n; i++)
-            copy.tensor().as<float>()[i] = numbers[static_cast<size_t>(i + 7 * (operand.data == b.data)) % period];
+        float* to = copy.tensor().as<float>();
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < n * n; i++) to[i] = numbers[static_cast<size_t>(i + 7 * (operand.data == b.data)) % period];
         copy.upload();
     }
     const int together = stream.on_gpu() ? 10 : 1;  // so that the launch of one hides behind the work of another

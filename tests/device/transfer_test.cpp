@@ -60,6 +60,7 @@ TEST_SUITE("device") {
         arena.allocate(stream.memory());
         HostCopy copy(x, stream);
         REQUIRE(copy.tensor().dtype == Dtype::f32);
+        for (int i = 0; i < 4; i++) CHECK(copy.tensor().as<float>()[i] == 0);
         const float values[4] = {1.0f, 1.00390625f, 1.01171875f, -3e38f};  // the middle two lie half way between neighbours
         std::copy(values, values + 4, copy.tensor().as<float>());
         copy.upload();

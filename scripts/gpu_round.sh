@@ -94,8 +94,9 @@ else
     memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null | head -n 1)
     gpt2_batch=16 qwen3_batch=2
     [ "${memory:-0}" -lt 70000 ] || gpt2_batch=64 qwen3_batch=8
-    gpt2="--preset gpt2-124m --batch-size $gpt2_batch --seq-len 1024 --max-steps 60" gpt2_torch="--shape gpt2-124m --batch-size $gpt2_batch --seq-len 1024 --steps 60 --sdpa default,cudnn,flash"
-    qwen3="--preset qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --max-steps 40" qwen3_torch="--shape qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --steps 40 --sdpa default,cudnn"
+    # --max-minutes: a slow run too shall have a figure, and time for its last checkpoint
+    gpt2="--preset gpt2-124m --batch-size $gpt2_batch --seq-len 1024 --max-steps 60 --max-minutes 0.6" gpt2_torch="--shape gpt2-124m --batch-size $gpt2_batch --seq-len 1024 --steps 60 --sdpa default,cudnn,flash"
+    qwen3="--preset qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --max-steps 40 --max-minutes 0.7" qwen3_torch="--shape qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --steps 40 --sdpa default,cudnn"
     bench='--device cuda --preset gpt2-124m,qwen3-0.6b' llmc_options="-b $gpt2_batch -t 1024 -d $((gpt2_batch * 1024)) -x 60 -e d12" vocab=''
 fi
 # The carried executables look for libraries where they were linked; here these lie in .deps.
@@ -134,7 +135,21 @@ counted() {  # counted COMMAND...: a run of tests, with its counts as detail
     detail "$(sed -n 's/.*test cases: *\([0-9]*\) *| *\([0-9]*\) passed *| *\([0-9]*\) failed.*/\2 of \1 cases passed/p' "$work/tests.log" | tail -n 1)"
     return $code
 }
-part_tests() { counted "$runner" $tests; }
+# Each suite in a process of its own: a kernel that touches what it must not ends all further work of its process on the GPU.
+part_tests() {
+    # shellcheck disable=SC2086  # a list of options
+    "$runner" $tests --list-test-suites | grep -v -e '^\[doctest\]' -e '^=*$' > "$work/suites" || { detail "no suites of tests are listed"; return 1; }
+    failed='' cases=0 passed=0
+    while IFS= read -r suite; do
+        "$runner" --test-suite="$suite" < /dev/null > "$work/tests.log" 2>&1 || failed="$failed${failed:+, }$suite"
+        cat "$work/tests.log"
+        counts=$(sed -n 's/.*test cases: *\([0-9]*\) *| *\([0-9]*\) passed.*/\1 \2/p' "$work/tests.log" | tail -n 1)
+        counts=${counts:-0 0}
+        cases=$((cases + ${counts% *})) passed=$((passed + ${counts#* }))
+        detail "$passed of $cases cases passed${failed:+; failed: $failed}"
+    done < "$work/suites"
+    [ -z "$failed" ]
+}
 part_model() {
     # doctest is content with no test at all
     "$runner" $model_tests --count | grep -q 'passing the current filters: [1-9]' || leave_out "this build has no tests of the whole model"
@@ -170,7 +185,7 @@ part_resume() {
 trained() {
     name=$1; shift
     # shellcheck disable=SC2086  # a list of options
-    "$train" "$@" --data "$work/data/${name}_train.bin" --shuffle false --skip-zscore 0 $device $vocab --out "$work/$name"
+    "$train" "$@" --data "$work/data/${name}_train.bin" --shuffle false --skip-zscore 0 $device $vocab --out "$work/$name" || [ $? = 75 ]  # out of time
     rm -rf "$work/$name"/step_*
     # a step's own "ms" leaves out what happens between steps, which counts here
     awk '

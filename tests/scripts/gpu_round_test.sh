@@ -27,8 +27,10 @@ END
 # A runner of tests, and a ./train whose weights are what its name and its faults say.
 stub build/run_simt <<'END'
 #!/bin/sh
+case "$*" in *--list-test-suites*) printf '[doctest] listing all test suites\n====\nnorm\ndevice command\n[doctest] 2 suites\n'; exit ;; esac
 case "$*" in *--count*) echo "[doctest] unskipped test cases passing the current filters: $(grep -q no_model "$WRONG" && echo 0 || echo 6)"; exit ;; esac
-if grep -q tests_fail "$WRONG"; then echo '[doctest] test cases:  6 |  4 passed | 2 failed | 0 skipped'; exit 1; fi
+if [ "$*" = '--test-suite=device command' ] && grep -q test_crashes "$WRONG"; then echo 'terminate called'; exit 134; fi
+if [ "$*" = '--test-suite=norm' ] && grep -q tests_fail "$WRONG"; then echo '[doctest] test cases:  6 |  4 passed | 2 failed | 0 skipped'; exit 1; fi
 echo '[doctest] test cases:  6 |  6 passed | 0 failed | 0 skipped'
 END
 stub train <<'END'
@@ -56,6 +58,7 @@ done > "$out/log.jsonl"
 ! grep -q other_curve "$WRONG" || sed -i 's/"step":8,"loss":1.0/"step":8,"loss":1.2/' "$out/log.jsonl"
 last=$out/step_$(printf '%010d' "$steps")
 mkdir -p "$last"; echo $seed > "$last/model.safetensors"
+! grep -q slow "$WRONG" || exit 75
 END
 stub "$tmp/llmc/train_gpt2cu" <<'END'
 #!/bin/sh
@@ -73,7 +76,7 @@ round --only tests,naps;           expect "gpu_round: a part that does not exist
 round --llmc;                      expect "gpu_round: a value that is missing" 2 "needs a value"
 run sh scripts/gpu_round.sh --help; expect "gpu_round: --help" 0 "usage"
 
-round --llmc "$tmp/llmc";          expect "gpu_round: all is well" 0 "tests *ok .*6 of 6 cases passed" "resume *ok .*killed after step_0000000010" \
+round --llmc "$tmp/llmc";          expect "gpu_round: all is well" 0 "tests *ok .*12 of 12 cases passed" "resume *ok .*killed after step_0000000010" \
                                        "gpt2 *ok .*1000 tokens/s, MFU 25.0 %" "gpt2_torch *ok .*800 tokens/s (attention: flash)" "gpt2: 1.25 x torch" \
                                        "gpt2: 2.00 x llmc" "kernels *ok .*1 kernels timed" "initcheck *ok"
 part_is gpt2 tok_per_s 1000.0
@@ -85,10 +88,14 @@ holds "gpu_round: the revision" grep -q '"revision":"abc"' out/gpu_round.json
 holds "gpu_round: few files, all in one place" [ "$(find out -type f | wc -l)" -le 3 ]
 
 printf 'tests_fail\ntorch_fails\ndiffers\nno_model\n' > "$WRONG"
-round;                             expect "gpu_round: parts that fail do not stop it" 1 "tests *failed .*4 of 6 cases passed" "repeat *failed .*the weights differ" \
+round;                             expect "gpu_round: parts that fail do not stop it" 1 "tests *failed .*10 of 12 cases passed; failed: norm" "repeat *failed .*the weights differ" \
                                        "model *left out .*no tests of the whole model" "gpt2_torch *failed .*CUDA out of" "qwen3 *ok" "gpt2_llmc *left out"
 part_is gpt2_torch detail 'CUDA out of "memory"'
 part_is resume result ok
+echo test_crashes > "$WRONG"
+round --only tests;                expect "gpu_round: a suite that dies is named, the others count" 1 "tests *failed .*6 of 6 cases passed; failed: device command"
+echo slow > "$WRONG"
+round --only gpt2;                 expect "gpu_round: a run that is out of time has a figure" 0 "gpt2 *ok .*1000 tokens/s"
 echo too_quick > "$WRONG"
 round --only resume;               expect "gpu_round: a run that ended before the kill proves nothing" 1 "resume *failed .*before it could be killed"
 echo no_torch > "$WRONG"

@@ -24,6 +24,17 @@ int64_t append_sequence(MicroBatch& batch, std::span<const int32_t> context, std
     return begin + static_cast<int64_t>(context.size()) - 1;
 }
 
+// Fills the batch up to T tokens with tokens that nobody asks for, in short segments: attention then costs little.
+void pad(MicroBatch& batch, int64_t T) {
+    constexpr int64_t longest = 64;
+    while (batch.T() < T) {
+        const int64_t begin = batch.T(), n = std::min(longest, T - begin);
+        batch.segments.push_back({begin, n, begin, n, 0});
+        const size_t end = static_cast<size_t>(begin + n);
+        batch.tokens.resize(end, 0), batch.targets.resize(end, -1), batch.positions.resize(end, 0), batch.loss_weights.resize(end, 0.0f);
+    }
+}
+
 // What of the context is used: its end, as much as leaves room for the completion in T tokens.
 std::span<const int32_t> kept_context(std::span<const int32_t> context, size_t completion_tokens, int64_t T) {
     const size_t room = static_cast<size_t>(T) + 1 - completion_tokens;
@@ -76,6 +87,7 @@ std::vector<double> ChoiceScorer::completion_losses(Stream& stream, const std::f
     MicroBatch batch;
     auto compute = [&] {
         if (waiting.empty()) return;
+        if (stream.on_gpu()) pad(batch, pass_.max_tokens());  // matrix products are measured once for each number of rows
         pass_.loss_sum(batch, stream);
         const std::vector<float> loss = pass_.losses(stream);
         for (const Scored& s : waiting) {

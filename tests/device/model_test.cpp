@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/matmul.h"
+#include "src/command/choice_scorer.h"
 #include "tests/support/numeric.h"
 #include "tests/support/tiny_model.h"
 
@@ -158,6 +159,29 @@ TEST_SUITE("device model") {
             between += weights[i] != master[i];
         }
         CHECK(between > static_cast<int64_t>(master.size()) / 2);
+    }
+
+    TEST_CASE("device model: choices are scored as on the CPU, though a GPU's batches are filled up") {
+        const ModelConfig config = gpt2_like();
+        std::vector<ChoiceExample> examples(5);
+        for (int32_t i = 0; i < 5; i++) {
+            for (int32_t t = 0; t <= 3 * i; t++) examples[static_cast<size_t>(i)].context.push_back((7 * t + i) % 37);
+            for (int32_t c = 1; c <= 4; c++)
+                examples[static_cast<size_t>(i)].completions.push_back(std::vector<int32_t>(static_cast<size_t>(c), c * i));
+        }
+        auto losses = [&](Stream stream) {
+            WeightStore weights(config, Dtype::f32, false);
+            ForwardPass pass(weights, 70);
+            weights.allocate(stream), pass.allocate(stream);
+            HostCopy master(weights.door.flat_weights(), stream);
+            init_weights(master.tensor(), weights.table, 3);
+            master.upload();
+            return ChoiceScorer(pass, examples, "set", 16, 0).completion_losses(stream);
+        };
+        const std::vector<double> expected = losses(Stream()), scored = losses(Stream(test_device(), int64_t{8} << 20));
+        REQUIRE(expected.size() == 20);
+        REQUIRE(scored.size() == 20);
+        for (size_t i = 0; i < 20; i++) CHECK(scored[i] == doctest::Approx(expected[i]).epsilon(1e-5));
     }
 
     TEST_CASE("device model: generation with a cache gives the logits of the whole text") {

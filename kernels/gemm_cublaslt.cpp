@@ -241,10 +241,10 @@ bool multiply(const Problem& problem, const Buffers& buffers, Stream& stream) {
     return true;
 }
 
+bool aligned16(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0; }
+
 // Rows begin at multiples of 16 bytes, and there are some.
-bool suits(const Tensor& t) {
-    return t.numel() > 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.row_stride * size_of(t.dtype) % 16 == 0;
-}
+bool suits(const Tensor& t) { return t.numel() > 0 && aligned16(t) && t.row_stride * size_of(t.dtype) % 16 == 0; }
 
 }  // namespace
 
@@ -258,7 +258,7 @@ std::string cublaslt_version() {
 int64_t cublaslt_workspace_bytes(const Stream& stream) { return std::min(int64_t{32} << 20, stream.workspace_bytes() / 2) / 256 * 256; }
 
 bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
-    if (!suits(out) || !suits(inp) || !suits(weight) || (bias && !suits(bias))) return false;
+    if (!suits(out) || !suits(inp) || !suits(weight) || !aligned16(bias)) return false;
     const Problem problem{.in = inp.dtype,
                           .out = out.dtype,
                           .a_transposed = true,

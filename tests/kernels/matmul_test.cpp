@@ -513,6 +513,17 @@ TEST_SUITE("matmul") {
         CHECK(test::read_file(path) != wrong);
     }
 
+    TEST_CASE("linear: cuBLASLt takes products with a bias") {
+        if (!gpu::cublaslt_version) return;
+        test::TempDir dir;
+        REQUIRE(std::system(("TEST_CACHE_HOME=" + dir.path + " '" + test::fs::read_symlink("/proc/self/exe").string() +
+                             "' -tc='linear: cuBLASLt and our own product agree*' > " + (dir / "output"))
+                                .c_str()) == 0);
+        const std::string choices = test::read_file(dir / "train.cu/gemm.json");
+        CHECK(choices.find("bf16->bf16 TN 72x100x40 ld 40,40,72 +bias ") != std::string::npos);
+        CHECK(choices.find("f32->f32 TN 72x100x40 ld 40,40,72 +bias ") != std::string::npos);
+    }
+
     TEST_CASE("linear: backward is the gradient of forward (central differences in f64)") {
         if (on_gpu()) return;  // has no f64
         Pool pool;

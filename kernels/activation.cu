@@ -28,7 +28,7 @@ inline __device__ float gelu_logit_slope(float x) { return gelu_inner * (1.0f + 
 
 constexpr int activation_threads = 256, in_flight = 2;
 
-// n packs of `width`. Forward: to = out. Backward: to = dinp, which may be inp.
+// n packs of `width`. Forward: to = out. Backward: to = dinp, which may be inp or dout.
 template <class T, int width, bool backward>
 __global__ void __launch_bounds__(activation_threads) gelu_kernel(T* to, const T* dout, const T* inp, int64_t n) {
     const int64_t first = int64_t{blockIdx.x} * in_flight * activation_threads + threadIdx.x;

@@ -8,7 +8,7 @@
 //   swiglu    dgate = dout * up * (s(gate) + gate s(gate) (1 - s(gate))),  dup = dout * silu(gate)
 //
 // Shapes: gelu: inp, out (N,F). swiglu: gate_up (N,2F), gate in columns [0,F), up in [F,2F); out (N,F). dinp and dgate_up may be the
-// same memory as the input they belong to.
+// same memory as the input they belong to; dinp, as well the same as dout.
 // Saved for backward: the input.
 // Bytes per element of out, s = size of an element: gelu 2s forward, 3s backward; swiglu 3s and 5s.
 // FLOPs per element: gelu ~30 and ~40, swiglu ~25 and ~30, of which the exponential is 21.

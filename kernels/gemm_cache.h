@@ -1,5 +1,5 @@
 // Choices that took measuring, kept on disk between runs: which of a library's algorithms is the fastest for a product. A fixed choice also
-// fixes the result's bits.
+// fixes the result's bits. An empty list: none of them.
 //
 // The file is JSON: {"version": 1, "choices": {"what was measured, on what": [numbers, ...]}}. It is a cache: a file that is damaged, or
 // that cannot be read or written, costs a new measurement and nothing else.

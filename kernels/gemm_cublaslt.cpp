@@ -8,8 +8,12 @@
 // Sums are f32, products of f32 are not rounded to TF32.
 //
 // For each problem (types, sizes, strides, transposes, epilogue) descriptors and algorithm are made once. The library proposes up to 12
-// algorithms, by a model of their speed; each is timed on the tensors of the call, writing into a scratch result, and the fastest is kept,
-// on disk too. Not taken are algorithms that split K and add the parts in the result itself or rounded to its type.
+// algorithms, by a model of their speed; each is timed on the tensors of the call (adding to a scratch result, where it adds), and the
+// fastest is kept, on disk too. Not taken are algorithms that split K and add the parts in the result itself or rounded to its type.
+//
+// GELU at a product's end is the library's in its tanh form, and bf16 only: how many digits it has is not documented, and f32 is there for
+// its digits. On some GPUs the library does it in a second, slow kernel. So the fastest algorithm is timed against the product and our own
+// activation, one after the other; where these win, an empty list of numbers on disk says so.
 #if __has_include(<cublasLt.h>)
 
 #include "kernels/gemm_cublaslt.h"
@@ -18,10 +22,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "kernels/gemm_cache.h"
 #include "kernels/matmul.h"
 
@@ -38,7 +45,28 @@ enum class Extra {
     none,
     bias,         // added to each column of D: our bias
     column_sums,  // of B over K: our bias gradient
+    gelu,         // D becomes gelu(D), and what it was goes to another matrix, aux, that lies as D does
+    bias_gelu,    // the bias first
+    gelu_slope,   // D is multiplied by gelu'(aux)
 };
+
+cublasLtEpilogue_t epilogue_of(Extra extra) {
+    switch (extra) {
+        case Extra::bias:
+            return CUBLASLT_EPILOGUE_BIAS;
+        case Extra::column_sums:
+            return CUBLASLT_EPILOGUE_BGRADB;
+        case Extra::gelu:
+            return CUBLASLT_EPILOGUE_GELU_AUX;
+        case Extra::bias_gelu:
+            return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+        case Extra::gelu_slope:
+            return CUBLASLT_EPILOGUE_DGELU;
+        case Extra::none:
+            break;
+    }
+    return CUBLASLT_EPILOGUE_DEFAULT;
+}
 
 // D (rows,cols) = A (rows,depth) B (depth,cols), or += : column-major, as the library counts.
 struct Problem {
@@ -52,7 +80,7 @@ struct Problem {
     auto operator<=>(const Problem&) const = default;
 
     std::string text() const {
-        const char* extras[] = {"", " +bias", " +column sums"};
+        const char* extras[] = {"", " +bias", " +column sums", " +gelu", " +bias +gelu", " *gelu'"};
         return format("%s->%s %c%c %lldx%lldx%lld ld %lld,%lld,%lld%s%s workspace %lld", name_of(in), name_of(out),
                       a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', static_cast<long long>(rows), static_cast<long long>(cols),
                       static_cast<long long>(depth), static_cast<long long>(lda), static_cast<long long>(ldb), static_cast<long long>(ldd),
@@ -63,8 +91,12 @@ struct Problem {
 struct Buffers {
     const void *a, *b;
     void* d;
-    void* vector;  // of the extra
+    void* vector;     // of the extra: a bias, or the column sums
+    const void* aux;  // of the extra; written by gelu and bias_gelu
 };
+
+// The same result by several calls, where there is such a way: a rival of the library's algorithms.
+using Apart = std::function<void()>;
 
 // The descriptors of a problem, and the algorithm that serves it. They live as long as the program.
 struct Plan {
@@ -97,16 +129,21 @@ Plan describe(const Problem& p) {
     const auto transpose = [](bool transposed) { return static_cast<int32_t>(transposed ? CUBLAS_OP_T : CUBLAS_OP_N); };
     set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, transpose(p.a_transposed));
     set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, transpose(p.b_transposed));
-    if (p.extra != Extra::none) {
-        const auto epilogue = p.extra == Extra::bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB;
-        set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(epilogue));
+    set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(epilogue_of(p.extra)));
+    if (p.extra == Extra::bias || p.extra == Extra::column_sums || p.extra == Extra::bias_gelu)
         set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(p.out)));
-    }
+    if (p.extra == Extra::gelu || p.extra == Extra::bias_gelu || p.extra == Extra::gelu_slope)
+        set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.ldd);
     plan.a = p.a_transposed ? layout(p.in, p.depth, p.rows, p.lda) : layout(p.in, p.rows, p.depth, p.lda);
     plan.b = p.b_transposed ? layout(p.in, p.cols, p.depth, p.ldb) : layout(p.in, p.depth, p.cols, p.ldb);
     plan.d = layout(p.out, p.rows, p.cols, p.ldd);
     plan.accumulate = p.accumulate, plan.workspace = p.workspace;
     return plan;
+}
+
+void set_pointers(const Plan& plan, const Buffers& buffers) {
+    if (buffers.vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, buffers.vector);
+    if (buffers.aux) set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, buffers.aux);
 }
 
 // The handle, and what is known of the problems that were met. Used by the thread that submits the work.
@@ -119,12 +156,12 @@ public:
                           cublaslt_version().c_str());
     }
 
-    Plan& plan_for(const Problem& problem, const Buffers& buffers, Stream& stream) {
+    Plan& plan_for(const Problem& problem, const Buffers& buffers, Stream& stream, const Apart& apart = {}) {
         const auto found = plans_.find(problem);
         if (found != plans_.end()) return found->second;
         Plan& plan = plans_[problem] = describe(problem);
-        if (buffers.vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, buffers.vector);  // its alignment matters
-        choose(plan, problem, buffers, stream);
+        set_pointers(plan, buffers);  // their alignment matters
+        choose(plan, problem, buffers, stream, apart);
         return plan;
     }
 
@@ -138,11 +175,19 @@ public:
 private:
     using Candidates = std::vector<cublasLtMatmulAlgo_t>;
 
-    void choose(Plan& plan, const Problem& problem, const Buffers& buffers, Stream& stream) {
+    struct Choice {
+        cublasLtMatmulAlgo_t algorithm;
+        double milliseconds;  // infinite: not timed
+    };
+
+    // The plan stays without an algorithm where the library has none, or where `apart` is faster.
+    void choose(Plan& plan, const Problem& problem, const Buffers& buffers, Stream& stream, const Apart& apart) {
         const std::string key = machine_ + problem.text();
         static_assert(sizeof(cublasLtMatmulAlgo_t) % sizeof(uint64_t) == 0);
         std::vector<uint64_t> words(sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t));
-        if (const auto* known = cache_.find(key); known && known->size() == words.size()) {
+        const auto* known = cache_.find(key);
+        if (known && known->empty() && apart) return;
+        if (known && known->size() == words.size()) {
             cublasLtMatmulAlgo_t algorithm;
             std::memcpy(&algorithm, known->data(), sizeof algorithm);
             cublasLtMatmulHeuristicResult_t result = {};
@@ -155,7 +200,11 @@ private:
         }
         const Candidates candidates = propose(plan);
         if (candidates.empty()) return;
-        plan.algorithm = fastest(plan, candidates, problem, buffers, stream);
+        constexpr double not_timed = std::numeric_limits<double>::infinity();
+        const bool rivals = candidates.size() > 1 || apart;
+        const Choice best = rivals ? fastest(plan, candidates, problem, buffers, stream) : Choice{candidates[0], not_timed};
+        if (apart && !(best.milliseconds < median_milliseconds([&] { return apart(), true; }, stream))) return cache_.store(key, {});
+        plan.algorithm = best.algorithm;
         std::memcpy(words.data(), &*plan.algorithm, sizeof *plan.algorithm);
         cache_.store(key, words);
     }
@@ -188,38 +237,44 @@ private:
         return candidates;
     }
 
-    // Of each candidate the median of seven; into a scratch result, so that nothing is added twice. Without room for one, the first.
-    cublasLtMatmulAlgo_t fastest(const Plan& plan, const Candidates& candidates, const Problem& problem, const Buffers& buffers,
-                                 Stream& stream) {
-        constexpr int repetitions = 7;
+    // Into a scratch result where candidates add to it; without room for one, the first.
+    Choice fastest(const Plan& plan, const Candidates& candidates, const Problem& problem, const Buffers& buffers, Stream& stream) {
+        Choice best{candidates[0], std::numeric_limits<double>::infinity()};
         const int64_t bytes = problem.ldd * problem.cols * size_of(problem.out);
-        void* scratch = candidates.size() > 1 ? allocate(bytes) : nullptr;
-        if (!scratch) return candidates[0];
-        fill_bytes(scratch, 0, bytes, stream.handle());
-        Buffers into_scratch = buffers;
-        into_scratch.d = scratch;
+        void* scratch = problem.accumulate ? allocate(bytes) : nullptr;
+        if (problem.accumulate && !scratch) return best;
+        Buffers to = buffers;
+        if (scratch) to.d = scratch, fill_bytes(scratch, 0, bytes, stream.handle());
+        for (const cublasLtMatmulAlgo_t& algorithm : candidates) {
+            const double time = median_milliseconds([&] { return run(plan, algorithm, to, stream) == CUBLAS_STATUS_SUCCESS; }, stream);
+            if (time < best.milliseconds) best = {algorithm, time};
+        }
+        if (scratch) release(scratch);
+        return best;
+    }
+
+    // Of seven runs after one that warms up. Infinite if one fails.
+    template <class Run>
+    static double median_milliseconds(const Run& run, Stream& stream) {
+        constexpr size_t repetitions = 7;
         std::vector<EventHandle> events;
-        for (int i = 0; i <= repetitions; i++) events.push_back(create_event());
-        size_t best = 0;
-        double best_time = 0;
-        for (size_t c = 0; c < candidates.size(); c++) {
-            bool works = run(plan, candidates[c], into_scratch, stream) == CUBLAS_STATUS_SUCCESS;  // warms up
-            record(events[0], stream.handle());
-            for (size_t i = 1; works && i < events.size(); i++) {
-                works = run(plan, candidates[c], into_scratch, stream) == CUBLAS_STATUS_SUCCESS;
-                record(events[i], stream.handle());
-            }
-            if (!works) continue;
+        for (size_t i = 0; i <= repetitions; i++) events.push_back(create_event());
+        bool works = run();
+        record(events[0], stream.handle());
+        for (size_t i = 1; works && i < events.size(); i++) {
+            works = run();
+            record(events[i], stream.handle());
+        }
+        double median = std::numeric_limits<double>::infinity();
+        if (works) {
             synchronize(events.back());
             std::vector<double> times;
             for (size_t i = 1; i < events.size(); i++) times.push_back(milliseconds(events[i - 1], events[i]));
             std::nth_element(times.begin(), times.begin() + repetitions / 2, times.end());
-            const double median = times[repetitions / 2];
-            if (best_time == 0 || median < best_time) best = c, best_time = median;
+            median = times[repetitions / 2];
         }
         for (EventHandle event : events) destroy_event(event);
-        release(scratch);
-        return candidates[best];
+        return median;
     }
 
     cublasLtHandle_t handle_ = nullptr;
@@ -233,10 +288,10 @@ Library& library() {
     return library;
 }
 
-bool multiply(const Problem& problem, const Buffers& buffers, Stream& stream) {
-    Plan& plan = library().plan_for(problem, buffers, stream);
+bool multiply(const Problem& problem, const Buffers& buffers, Stream& stream, const Apart& apart = {}) {
+    Plan& plan = library().plan_for(problem, buffers, stream, apart);
     if (!plan.algorithm) return false;
-    if (buffers.vector) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, buffers.vector);
+    set_pointers(plan, buffers);
     check(library().run(plan, *plan.algorithm, buffers, stream), "a product");
     return true;
 }
@@ -257,40 +312,70 @@ std::string cublaslt_version() {
 
 int64_t cublaslt_workspace_bytes(const Stream& stream) { return std::min(int64_t{32} << 20, stream.workspace_bytes() / 2) / 256 * 256; }
 
+namespace {
+
+Problem forward_problem(const Tensor& out, const Tensor& inp, const Tensor& weight, Extra extra, const Stream& stream) {
+    return {.in = inp.dtype,
+            .out = out.dtype,
+            .a_transposed = true,
+            .b_transposed = false,
+            .rows = weight.rows(),
+            .cols = inp.rows(),
+            .depth = inp.cols(),
+            .lda = weight.row_stride,
+            .ldb = inp.row_stride,
+            .ldd = out.row_stride,
+            .extra = extra,
+            .accumulate = false,
+            .workspace = cublaslt_workspace_bytes(stream)};
+}
+
+Problem backward_input_problem(const Tensor& dinp, const Tensor& dout, const Tensor& weight, Extra extra, const Stream& stream) {
+    return {.in = dout.dtype,
+            .out = dinp.dtype,
+            .a_transposed = false,
+            .b_transposed = false,
+            .rows = weight.cols(),
+            .cols = dout.rows(),
+            .depth = dout.cols(),
+            .lda = weight.row_stride,
+            .ldb = dout.row_stride,
+            .ldd = dinp.row_stride,
+            .extra = extra,
+            .accumulate = false,
+            .workspace = cublaslt_workspace_bytes(stream)};
+}
+
+}  // namespace
+
 bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
     if (!suits(out) || !suits(inp) || !suits(weight) || !aligned16(bias)) return false;
-    const Problem problem{.in = inp.dtype,
-                          .out = out.dtype,
-                          .a_transposed = true,
-                          .b_transposed = false,
-                          .rows = weight.rows(),
-                          .cols = inp.rows(),
-                          .depth = inp.cols(),
-                          .lda = weight.row_stride,
-                          .ldb = inp.row_stride,
-                          .ldd = out.row_stride,
-                          .extra = bias ? Extra::bias : Extra::none,
-                          .accumulate = false,
-                          .workspace = cublaslt_workspace_bytes(stream)};
-    return multiply(problem, {weight.data, inp.data, out.data, bias.data}, stream);
+    return multiply(forward_problem(out, inp, weight, bias ? Extra::bias : Extra::none, stream),
+                    {weight.data, inp.data, out.data, bias.data, nullptr}, stream);
 }
 
 bool cublaslt_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream) {
     if (!suits(dinp) || !suits(dout) || !suits(weight)) return false;
-    const Problem problem{.in = dout.dtype,
-                          .out = dinp.dtype,
-                          .a_transposed = false,
-                          .b_transposed = false,
-                          .rows = weight.cols(),
-                          .cols = dout.rows(),
-                          .depth = dout.cols(),
-                          .lda = weight.row_stride,
-                          .ldb = dout.row_stride,
-                          .ldd = dinp.row_stride,
-                          .extra = Extra::none,
-                          .accumulate = false,
-                          .workspace = cublaslt_workspace_bytes(stream)};
-    return multiply(problem, {weight.data, dout.data, dinp.data, nullptr}, stream);
+    return multiply(backward_input_problem(dinp, dout, weight, Extra::none, stream), {weight.data, dout.data, dinp.data, nullptr, nullptr},
+                    stream);
+}
+
+bool cublaslt_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
+    if (out.dtype != Dtype::bf16 || !suits(out) || !suits(pre) || !suits(inp) || !suits(weight) || !aligned16(bias)) return false;
+    return multiply(forward_problem(out, inp, weight, bias ? Extra::bias_gelu : Extra::gelu, stream),
+                    {weight.data, inp.data, out.data, bias.data, pre.data}, stream, [&] {
+                        gpu::linear_forward(pre, inp, weight, bias, stream);
+                        gpu::gelu_forward(out, pre, stream);
+                    });
+}
+
+bool cublaslt_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor pre, Stream& stream) {
+    if (dpre.dtype != Dtype::bf16 || !suits(dpre) || !suits(dout) || !suits(weight) || !suits(pre)) return false;
+    return multiply(backward_input_problem(dpre, dout, weight, Extra::gelu_slope, stream),
+                    {weight.data, dout.data, dpre.data, nullptr, pre.data}, stream, [&] {
+                        gpu::linear_backward_input(dpre, dout, weight, stream);
+                        gpu::gelu_backward(dpre, dpre, pre, stream);
+                    });
 }
 
 bool cublaslt_backward_weight(Tensor dweight, float* column_sums, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream) {
@@ -312,7 +397,7 @@ bool cublaslt_backward_weight(Tensor dweight, float* column_sums, Tensor dout, T
                     .workspace = cublaslt_workspace_bytes(stream)};
     auto buffers = [&](int64_t begin, int64_t rows) {
         float* sums = column_sums ? column_sums + begin / unit * OC : nullptr;
-        return Buffers{inp.slice_rows(begin, rows).data, dout.slice_rows(begin, rows).data, dweight.data, sums};
+        return Buffers{inp.slice_rows(begin, rows).data, dout.slice_rows(begin, rows).data, dweight.data, sums, nullptr};
     };
     // The whole units, and what is left: does the library take both?
     for (int64_t rows : {std::min(unit, N), N % unit})

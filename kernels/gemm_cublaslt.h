@@ -4,7 +4,9 @@
 // A function returns false, having done nothing, where the library takes no such problem: tensors whose rows do not begin at multiples of
 // 16 bytes, or what it has no algorithm for. The caller's own product takes all.
 //
-// The first call of a shape waits for the GPU: it times what the library proposes, unless an earlier run has (kernels/gemm_cache.h).
+// The first call of a shape waits for the GPU: it times what the library proposes, unless an earlier run has (kernels/gemm_cache.h). The
+// functions with GELU also time the product and our activation one after the other, and return false for as long as the program runs
+// where that is the faster way.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +21,8 @@ TRAINCU_GPU int64_t cublaslt_workspace_bytes(const Stream& stream);
 
 TRAINCU_GPU bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
 TRAINCU_GPU bool cublaslt_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream);
+TRAINCU_GPU bool cublaslt_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
+TRAINCU_GPU bool cublaslt_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor pre, Stream& stream);
 // column_sums, if not null: (units,OC) f32, overwritten with the sums over each unit's rows of dout, which pass by anyway.
 TRAINCU_GPU bool cublaslt_backward_weight(Tensor dweight, float* column_sums, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
 

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "kernels/gemm_cpu.h"
 
 namespace traincu {
@@ -128,6 +129,26 @@ void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor in
         cpu::multiply(OC, IC, N, cpu::transposed<T>(dout), cpu::plain<T>(inp), dweight, static_cast<const T*>(nullptr), true, unit_rows);
         if (dbias) cpu::add_column_sums<T>(dbias.as<T>(), dout, unit_rows);
     });
+}
+
+void linear_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
+    const int64_t N = inp.rows(), IC = inp.cols(), OC = weight.rows();
+    ENSURE(out.is({N, OC}) && out.contiguous() && pre.is({N, OC}) && pre.contiguous());
+    ENSURE(inp.is({N, IC}) && weight.is({OC, IC}) && (!bias || bias.is({OC})));
+    ENSURE(out.dtype == inp.dtype && pre.dtype == inp.dtype && weight.dtype == inp.dtype);
+    if (stream.on_gpu()) return gpu::linear_gelu_forward(out, pre, inp, weight, bias, stream);
+    linear_forward(pre, inp, weight, bias, stream);
+    gelu_forward(out, pre, stream);
+}
+
+void linear_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor pre, Stream& stream) {
+    const int64_t N = dout.rows(), OC = dout.cols(), IC = weight.cols();
+    ENSURE(dpre.is({N, IC}) && dpre.contiguous() && pre.is({N, IC}) && pre.contiguous());
+    ENSURE(dout.is({N, OC}) && weight.is({OC, IC}));
+    ENSURE(dpre.dtype == dout.dtype && pre.dtype == dout.dtype && weight.dtype == dout.dtype);
+    if (stream.on_gpu()) return gpu::linear_gelu_backward_input(dpre, dout, weight, pre, stream);
+    linear_backward_input(dpre, dout, weight, stream);
+    gelu_backward(dpre, dpre, pre, stream);
 }
 
 void set_gemm_engine(GemmEngine engine) {

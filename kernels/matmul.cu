@@ -25,6 +25,7 @@
 // wgmma does; on sm_80 to sm_89 it is the only instruction there is.)
 #include "kernels/matmul.h"
 
+#include "kernels/activation.h"
 #include "kernels/gemm_cublaslt.h"
 #include "kernels/launch.h"
 
@@ -506,6 +507,20 @@ void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor in
         add_column_sums<bf16>(dbias, dout, unit_rows, stream);
     else
         add_column_sums<float>(dbias, dout, unit_rows, stream);
+}
+
+// Our own product does not end with GELU: the activation is a kernel of its own. Qualified names: traincu has operations of the same name.
+
+void linear_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
+    if (use_cublaslt() && cublaslt_gelu_forward(out, pre, inp, weight, bias, stream)) return;
+    gpu::linear_forward(pre, inp, weight, bias, stream);
+    gpu::gelu_forward(out, pre, stream);
+}
+
+void linear_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor pre, Stream& stream) {
+    if (use_cublaslt() && cublaslt_gelu_backward_input(dpre, dout, weight, pre, stream)) return;
+    gpu::linear_backward_input(dpre, dout, weight, stream);
+    gpu::gelu_backward(dpre, dpre, pre, stream);
 }
 
 }  // namespace traincu::gpu

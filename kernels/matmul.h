@@ -8,17 +8,26 @@
 //                     dbias   += sum over rows of dout  (OC)
 // The backward of the weight goes unit by unit over the rows (kernels/norm.h, "Units"); the gradient is accumulated.
 //
+// With GELU (kernels/activation.h) at the product's end:
+//   gelu forward          pre  = inp W^T + bias            (N,OC), saved for the backward
+//                         out  = gelu(pre)                 (N,OC)
+//   gelu backward_input   dpre = gelu'(pre) * (dout W)     (N,IC) = (N,IC) * (N,OC) (OC,IC): pre is what the layer before saved
+//
 // Shapes: as above, row-major; inp, out, dinp, dout may be strided views (slices of a packed buffer). An absent bias or dbias is left out.
-// dweight, dbias are of the gradients' type (statistics_of(), src/base/dtype.h).
-// Saved for backward: inp.
+// dweight, dbias are of the gradients' type (statistics_of(), src/base/dtype.h). Beside GELU, out, pre and dpre are contiguous, and no two
+// of a call's tensors share memory.
+// Saved for backward: inp; pre.
 // Bytes, s = size of an element: s (N IC + OC IC + N OC) each; dweight is read as well as written (s OC IC more), and dbias reads dout
-// once more.
+// once more. With GELU: the product and the activation after it, less one reading of pre, or a writing and a reading of dpre, where the
+// product ends with it.
 // FLOPs: 2 N OC IC each.
 // Source: the blocked product, Goto, van de Geijn 2008.
 //
 // On a CPU there are two engines behind the same functions: oneDNN's matmul primitive where the library was found at build time,
 // and our own blocked product (kernels/gemm_cpu.cpp), always. f64 uses plain loops: it serves the gradient checks.
-// On a GPU: cuBLASLt (kernels/gemm_cublaslt.cpp), or our own product on tensor cores (kernels/matmul.cu), always.
+// On a GPU: cuBLASLt (kernels/gemm_cublaslt.cpp), or our own product on tensor cores (kernels/matmul.cu), always. The library can end a
+// product with GELU; whether that is faster than the product and our activation, one after the other, is measured once for each shape.
+// The two differ in their last bits, so within a process a shape keeps to its way: computed again, a forward gives the same bits.
 #pragma once
 
 #include <string>
@@ -33,6 +42,10 @@ void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& 
 void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream);
 
 void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
+
+void linear_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
+
+void linear_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor pre, Stream& stream);
 
 // The engine of the products. `automatic`, on a CPU: oneDNN where it was built in and its code for this processor gives bits that do not
 // depend on threads or N (AVX-512), else own; on a GPU: cuBLASLt where it was built in, else own.
@@ -51,6 +64,8 @@ TRAINCU_GPU std::string cublaslt_version();  // "13.0.2"; linked only where the 
 TRAINCU_GPU void linear_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
 TRAINCU_GPU void linear_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream);
 TRAINCU_GPU void linear_backward_weight(Tensor dweight, Tensor dbias, Tensor dout, Tensor inp, int64_t unit_rows, Stream& stream);
+TRAINCU_GPU void linear_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Tensor bias, Stream& stream);
+TRAINCU_GPU void linear_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor pre, Stream& stream);
 }  // namespace gpu
 
 }  // namespace traincu

@@ -106,7 +106,7 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     if (c.qk_norm) scratch.add(d_.qk, "dqk", type, {T, c.q_width() + c.kv_width()});
     scratch.add(d_.attention_out, "dattention_out", type, {T, c.q_width()});
     scratch.add(d_.fc, "dfc", type, {T, c.fc_width()});
-    scratch.add(d_.act, "dact", type, {T, c.d_ff});
+    if (c.mlp == MlpKind::swiglu) scratch.add(d_.act, "dact", type, {T, c.d_ff});
 }
 
 void Transformer::bind(const Stream& stream) {
@@ -226,11 +226,12 @@ void Transformer::forward_mlp(BlockSlot& s, const BlockTensors& w, bool join_bra
     Tensor inp = view(join_branch ? s.x : s.x_mid), branch = join_branch ? view(slot_.branch) : Tensor();
     norm_forward(view(s.x_mid), view(s.norm2_out), view(s.norm2_mean), view(s.norm2_rstd), inp, branch, w.norm2, w.norm2_bias, c.norm_eps,
                  stream);
-    linear_forward(view(s.fc), view(s.norm2_out), w.fc, w.fc_bias, stream);
-    if (c.mlp == MlpKind::swiglu)
+    if (c.mlp == MlpKind::gelu) {
+        linear_gelu_forward(view(s.act), view(s.fc), view(s.norm2_out), w.fc, w.fc_bias, stream);
+    } else {
+        linear_forward(view(s.fc), view(s.norm2_out), w.fc, w.fc_bias, stream);
         swiglu_forward(view(s.act), view(s.fc), stream);
-    else
-        gelu_forward(view(s.act), view(s.fc), stream);
+    }
     if (with_output) linear_forward(view(slot_.branch), view(s.act), w.mlp_out, w.mlp_out_bias, stream);
 }
 
@@ -311,11 +312,12 @@ void Transformer::backward_input_block(int layer, Stream& stream) {
     const BlockTensors& d = door_.gradients().blocks[static_cast<size_t>(layer)];
     Tensor dout = upstream_gradient(layer);
     // the feed-forward half
-    linear_backward_input(view(d_.act), dout, w.mlp_out, stream);
-    if (c.mlp == MlpKind::swiglu)
+    if (c.mlp == MlpKind::gelu) {
+        linear_gelu_backward_input(view(d_.fc), dout, w.mlp_out, view(s.fc), stream);
+    } else {
+        linear_backward_input(view(d_.act), dout, w.mlp_out, stream);
         swiglu_backward(view(d_.fc), view(d_.act), view(s.fc), stream);
-    else
-        gelu_backward(view(d_.fc), view(d_.act), view(s.fc), stream);
+    }
     linear_backward_input(view(d_.norm_out), view(d_.fc), w.fc, stream);
     norm_backward(view(d_.mid), d.norm2, d.norm2_bias, view(d_.norm_out), dout, view(s.x_mid), view(s.norm2_mean), view(s.norm2_rstd),
                   w.norm2, options_.unit_rows, stream);

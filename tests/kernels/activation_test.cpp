@@ -72,8 +72,11 @@ TEST_SUITE("activation") {
                         using R = decltype(r);
                         return static_cast<R>(Pool::get(dout, i)) * gelu_slope<R>(static_cast<R>(Pool::get(x, i)));
                     });
+                    Tensor in_place = pool.copy(dout, dtype);
+                    gelu_backward(in_place, in_place, x, test_stream());
                     gelu_backward(x, dout, x, test_stream());
                     test_stream().synchronize();
+                    CHECK(equal_bits(in_place, dx));
                     CHECK(equal_bits(x, dx));
                 }
     }

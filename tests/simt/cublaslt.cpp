@@ -2,13 +2,14 @@
 // memory, by plain loops over what the descriptors say. So what is asked of the library is executed and checked, though not the library.
 //
 // It refuses what the library documents to refuse: descriptors that do not fit together, columns of bf16 that do not begin at multiples of
-// 16 bytes, a workspace that is too small; and sums of columns beside a product of f32, so that the caller's other way is taken too. It
-// proposes an algorithm in one sequence and one in two halves whose sums meet in the workspace; and, to who allows that, one whose
-// reduction has no fixed order: running it is a failure.
+// 16 bytes, a workspace that is too small, GELU's other matrix where it is absent or does not lie so; and sums of columns beside a product
+// of f32, so that the caller's other way is taken too. It proposes an algorithm in one sequence and one in two halves whose sums meet in
+// the workspace; and, to who allows that, one whose reduction has no fixed order: running it is a failure.
 #if __has_include(<cublasLt.h>)
 
 #include <cublasLt.h>
 
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <type_traits>
@@ -16,10 +17,13 @@
 
 #include "src/base/dtype.h"
 #include "tests/simt/access.h"
+#include "tests/simt/cublaslt.h"
 #include "tests/simt/host_work.h"
 #include "tests/simt/memory.h"
 
 using namespace traincu;
+
+simt::CublasltGelu simt::cublaslt_gelu;
 
 namespace {
 
@@ -34,6 +38,13 @@ struct Operation {
     uint32_t epilogue;
     void* vector;
     int32_t vector_type;
+    void* aux;
+    int64_t aux_ld;
+
+    bool adds_bias() const { return epilogue == CUBLASLT_EPILOGUE_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS; }
+    bool is_gelu() const { return epilogue == CUBLASLT_EPILOGUE_GELU_AUX || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS; }
+    bool is_gelu_slope() const { return epilogue == CUBLASLT_EPILOGUE_DGELU; }
+    bool sums_columns() const { return epilogue == CUBLASLT_EPILOGUE_BGRADB; }
 };
 struct Preference {
     uint64_t workspace;
@@ -77,10 +88,15 @@ struct Product {
             (a.type == CUDA_R_16BF && (d.type == CUDA_R_16BF || d.type == CUDA_R_32F)) || (a.type == CUDA_R_32F && d.type == CUDA_R_32F);
         if (operation.compute != CUBLAS_COMPUTE_32F || operation.scale != CUDA_R_32F || a.type != b.type || !types)
             return CUBLAS_STATUS_NOT_SUPPORTED;
-        if (operation.epilogue == CUBLASLT_EPILOGUE_DEFAULT) return CUBLAS_STATUS_SUCCESS;
-        if (operation.epilogue != CUBLASLT_EPILOGUE_BIAS && operation.epilogue != CUBLASLT_EPILOGUE_BGRADB)
-            return CUBLAS_STATUS_NOT_SUPPORTED;
-        if (operation.epilogue == CUBLASLT_EPILOGUE_BGRADB && a.type == CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+        if (operation.is_gelu() || operation.is_gelu_slope()) {
+            if (!operation.aux || operation.aux_ld % 8 != 0 || operation.aux_ld < d.rows) return CUBLAS_STATUS_INVALID_VALUE;
+            if (reinterpret_cast<uintptr_t>(operation.aux) % 16 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
+        }
+        if (!operation.adds_bias() && !operation.sums_columns())
+            return operation.epilogue == CUBLASLT_EPILOGUE_DEFAULT || operation.is_gelu() || operation.is_gelu_slope()
+                       ? CUBLAS_STATUS_SUCCESS
+                       : CUBLAS_STATUS_NOT_SUPPORTED;
+        if (operation.sums_columns() && a.type == CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
         if (!operation.vector) return CUBLAS_STATUS_INVALID_VALUE;
         if (operation.vector_type != -1 && operation.vector_type != static_cast<int32_t>(d.type)) return CUBLAS_STATUS_NOT_SUPPORTED;
         return reinterpret_cast<uintptr_t>(operation.vector) % 16 == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
@@ -150,6 +166,8 @@ void write(void* memory, cudaDataType type, const std::vector<float>& values, in
     }
 }
 
+float gelu_inner(float x) { return 0.7978845608f * (x + 0.044715f * x * x * x); }
+
 struct Call {
     Product product;
     Way way;
@@ -181,21 +199,33 @@ struct Call {
             for (int64_t i = 0; i < count; i++) sums[static_cast<size_t>(i)] += sums[static_cast<size_t>(count + i)];
             sums.resize(static_cast<size_t>(count));
         }
-        std::vector<float> before, bias;
+        const Operation& operation = product.operation;
+        std::vector<float> before, bias, aux;
         if (beta != 0) before = read(c, ld.type, ld.rows, ld.cols, product.c.ld, "matrix C");
-        if (product.operation.epilogue == CUBLASLT_EPILOGUE_BIAS)
-            bias = read(product.operation.vector, ld.type, ld.rows, 1, ld.rows, "the bias");
+        if (operation.adds_bias()) bias = read(operation.vector, ld.type, ld.rows, 1, ld.rows, "the bias");
+        if (operation.is_gelu_slope()) aux = read(operation.aux, ld.type, ld.rows, ld.cols, operation.aux_ld, "GELU's input");
         for (int64_t col = 0; col < ld.cols; col++)
             for (int64_t row = 0; row < ld.rows; row++) {
                 const auto i = static_cast<size_t>(col * ld.rows + row);
                 sums[i] = alpha * sums[i] + (beta != 0 ? beta * before[i] : 0.0f) + (bias.empty() ? 0.0f : bias[static_cast<size_t>(row)]);
             }
+        if (operation.is_gelu()) {
+            write(operation.aux, ld.type, sums, ld.rows, ld.cols, operation.aux_ld, "GELU's input");
+            for (float& x : sums) x = 0.5f * x * (1 + std::tanh(gelu_inner(x)));
+        }
+        for (size_t i = 0; i < aux.size(); i++) {
+            const float x = aux[i], t = std::tanh(gelu_inner(x));
+            sums[i] *= 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * x * x);
+        }
+        const bool gelu = operation.is_gelu() || operation.is_gelu_slope();
+        simt::cublaslt_gelu.runs += gelu;
+        simt::let_time_pass(gelu ? simt::cublaslt_gelu.milliseconds : simt::cublaslt_gelu.milliseconds_without);
         write(d, ld.type, sums, ld.rows, ld.cols, ld.ld, "matrix D");
-        if (product.operation.epilogue == CUBLASLT_EPILOGUE_BGRADB) {
+        if (operation.sums_columns()) {
             std::vector<float> columns(static_cast<size_t>(ld.cols));
             for (int64_t col = 0; col < ld.cols; col++)
                 for (int64_t k = 0; k < K; k++) columns[static_cast<size_t>(col)] += at_b(k, col);
-            write(product.operation.vector, ld.type, columns, ld.cols, 1, ld.cols, "the bias gradient");
+            write(operation.vector, ld.type, columns, ld.cols, 1, ld.cols, "the bias gradient");
         }
     }
 };
@@ -227,7 +257,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDa
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* operation, cublasComputeType_t compute, cudaDataType_t scale) {
     *operation = new cublasLtMatmulDescOpaque_t;
-    inside<Operation>(*operation) = {compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, -1};
+    inside<Operation>(*operation) = {compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, -1, nullptr, 0};
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const void* value,
@@ -249,6 +279,10 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation, cu
             return set(op.vector);
         case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
             return set(op.vector_type);
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+            return set(op.aux);
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+            return set(op.aux_ld);
         default:
             return CUBLAS_STATUS_NOT_SUPPORTED;
     }

@@ -11,4 +11,7 @@ namespace traincu::simt {
 // run() sees device memory through host_copy() (access.h). What it returns, unless empty, is a failure.
 void enqueue_host(gpu::StreamHandle stream, const std::string& name, std::function<std::string()> run);
 
+// The clock by which events are marked goes on by so much at once: work that takes longer than its loops do.
+void let_time_pass(double milliseconds);
+
 }  // namespace traincu::simt

@@ -122,8 +122,10 @@ __global__ void __launch_bounds__(attention_threads, 2)
                 attention_add_rows(dv_sums, p, dout_tile, skipped, count, sizes);
             }
     };
-    // The segments that hold any of the block's keys: each lane looks at one of 32, every warp comes to the same answer.
-    for (int64_t base = 0; base < segments.count; base += warp_size) {
+    // The segments that hold any of the block's keys: each lane looks at one of 32, every warp comes to the same answer. A batch may have a
+    // segment for each token: where their keys ascend, these are the only ones that are looked at.
+    for (int64_t base = segments.first_of_key(first); base < segments.count; base += warp_size) {
+        if (segments.keys_ascend && segments.table[base].kv_start >= last) break;
         bool holds = false;
         if (base + lane < segments.count) {
             const Segment& segment = segments.table[base + lane];

@@ -8,6 +8,8 @@
 // sequence of operations over the rows of its own segment in ascending order: packed or alone, whole or in slices, it has the same bits.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/attention.h"
 #include "kernels/launch.h"
 
@@ -37,6 +39,7 @@ struct AttentionSizes {
 struct AttentionSegments {
     const Segment* table;  // ascending by q_start
     int64_t count;
+    bool keys_ascend;  // kv_start and the ends of the keys too
 
     __device__ Segment of_query(int64_t row) const {
         int64_t low = 0, high = count;  // the last one that begins at or before the row is in [low, high)
@@ -48,6 +51,18 @@ struct AttentionSegments {
                 high = middle;
         }
         return table[low];
+    }
+    // Before this one none holds the key or a later one.
+    __device__ int64_t first_of_key(int64_t key) const {
+        int64_t low = 0, high = keys_ascend ? count : 0;  // the first one that ends beyond the key is in [low, high]
+        while (low < high) {
+            const int64_t middle = (low + high) / 2;
+            if (table[middle].kv_start + table[middle].kv_len <= key)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        return low;
     }
 };
 
@@ -123,7 +138,11 @@ inline AttentionSizes attention_sizes(const Tensor& q, const Tensor& k) {
 inline AttentionSegments attention_segments(const SegmentTable& segments) {
     const Tensor& table = segments.device;
     ENSURE(table && table.dtype == Dtype::i64 && table.is({static_cast<int64_t>(segments.host.size()), 5}) && table.contiguous());
-    return {static_cast<const Segment*>(table.data), table.rows()};
+    const auto later = [](const Segment& a, const Segment& b) {
+        return a.kv_start > b.kv_start || a.kv_start + a.kv_len > b.kv_start + b.kv_len;
+    };
+    const bool keys_ascend = std::adjacent_find(segments.host.begin(), segments.host.end(), later) == segments.host.end();
+    return {static_cast<const Segment*>(table.data), table.rows(), keys_ascend};
 }
 
 // Bytes of a block's `rows` rows and two tiles.

@@ -181,6 +181,9 @@ std::vector<Shape> shapes() {
             {4, 4, 64, {{0, 1, 0, 130, 129}}},
             {2, 1, 8, {{0, 40, 5, 100, 60}, {40, 3, 105, 67, 64}}},
             {2, 2, 8, {{0, 35, 0, 99, 64}}},
+            {1, 1, 8, documents(std::vector<int64_t>(40, 4))},  // more segments than a warp looks at, of which a block needs 2
+            {1, 1, 8, {{0, 9, 40, 9, 0}, {9, 20, 0, 40, 20}}},  // keys in another order than the queries
+            {1, 1, 8, {{0, 2, 0, 60, 58}, {2, 5, 10, 5, 0}}},   // keys within those of the one before
         };
     return {
         {1, 1, 8, documents({1})},

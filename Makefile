@@ -23,14 +23,15 @@ LDFLAGS  += -L$(DEPS_LIB) -Wl,--disable-new-dtags -Wl,-rpath,'$$ORIGIN/$(DEPS_LI
 endif
 
 # ---- what is installed: one preprocessor call answers for all headers
+hash  := \#
 probe := $(shell printf '%s\n' \
-  '\#if __has_include(<CLI/CLI.hpp>)' 'cli11' '\#endif' \
-  '\#if __has_include(<nlohmann/json.hpp>)' 'json' '\#endif' \
-  '\#if __has_include(<xxhash.h>)' 'xxhash' '\#endif' \
-  '\#if __has_include(<doctest/doctest.h>)' 'doctest' '\#endif' \
-  '\#if __has_include(<oneapi/dnnl/dnnl.hpp>)' 'onednn' '\#endif' \
-  '\#if __has_include(<pcre2.h>)' 'pcre2' '\#endif' \
-  '\#if __has_include(<utf8proc.h>)' 'utf8proc' '\#endif' \
+  '$(hash)if __has_include(<CLI/CLI.hpp>)' 'cli11' '$(hash)endif' \
+  '$(hash)if __has_include(<nlohmann/json.hpp>)' 'json' '$(hash)endif' \
+  '$(hash)if __has_include(<xxhash.h>)' 'xxhash' '$(hash)endif' \
+  '$(hash)if __has_include(<doctest/doctest.h>)' 'doctest' '$(hash)endif' \
+  '$(hash)if __has_include(<oneapi/dnnl/dnnl.hpp>)' 'onednn' '$(hash)endif' \
+  '$(hash)if __has_include(<pcre2.h>)' 'pcre2' '$(hash)endif' \
+  '$(hash)if __has_include(<utf8proc.h>)' 'utf8proc' '$(hash)endif' \
   | $(CXX) $(CPPFLAGS) -E -P -x c++ - 2>/dev/null)
 missing := $(filter-out $(probe),cli11 json xxhash)
 # each may be given and then says where the other is: NVCC at once, since a recursive one would ask for itself
@@ -141,7 +142,7 @@ $(cuda_dir)/%.cu.o: %.cu Makefile | found
 $(cuda_dir)/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $<"
-	@$(CXX) $(CPPFLAGS) -isystem $(CUDA_HOME)/include -DTRAIN_CUDA_ARCHS='$(shell echo $(archs:%a=%) | tr ' ' ,)' $(CXXFLAGS) -O2 -MMD -MP -c $< -o $@
+	@$(CXX) $(CPPFLAGS) -idirafter $(CUDA_HOME)/include -DTRAIN_CUDA_ARCHS='$(shell echo $(archs:%a=-%) | tr ' ' ,)' $(CXXFLAGS) -O2 -MMD -MP -c $< -o $@
 $(BUILD)/simt/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $< for the SIMT runner"

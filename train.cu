@@ -70,6 +70,8 @@ void read_options(Run& run, int argc, char** argv) {
                     "give --val-data too");
     run.threads = use_processor(o);
     run.stream = open_stream(o.device, o.precision);
+    if (o.adam_moments == "bf16" && !run.stream.on_gpu())
+        throw Error(ExitCode::usage, "--adam-moments bf16 needs a GPU", "leave it out, or compute on a GPU: --device cuda");
     if (run.stream.on_gpu()) run.telemetry = open_telemetry();
 }
 
@@ -95,6 +97,9 @@ void build_model(Run& run) {
     const RunUses uses{run.val_data != nullptr, run.files.tokenizer != nullptr};
     resolve_recompute(o, uses, available_memory(run.stream));
     run.memory = std::make_unique<RunMemory>(o, uses);
+    // before the memory is taken: it needs some of its own
+    const Ceiling ceiling = measure_ceiling(run.stream, run.memory->weights.dtype, run.threads);
+    run.peak_flops = ceiling.flops, run.machine = ceiling.text;
     run.memory->allocate(run.stream);
     if (run.val_data)
         run.evaluator = std::make_unique<Evaluator>(*run.memory->validation, *run.val_data, o.batch_size, o.seq_len, o.val_tokens,
@@ -111,8 +116,6 @@ RunState state_of(Run& run) {
 }
 
 void restore(Run& run) {
-    const Ceiling ceiling = measure_ceiling(run.stream, run.memory->weights.dtype, run.threads);
-    run.peak_flops = ceiling.flops, run.machine = ceiling.text;
     std::printf("%s\n%s\nrun directory %s\n\n", run_tables(run.options, *run.memory, *run.data).c_str(), run.machine.c_str(),
                 run.directory.path.c_str());
     WeightStore& weights = run.memory->weights;

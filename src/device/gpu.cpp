@@ -4,6 +4,8 @@
 #include <cuda_runtime.h>
 #include <nvtx3/nvToolsExt.h>
 
+#include <cstdlib>
+
 #include "src/base/error.h"
 
 namespace traincu::gpu {
@@ -24,18 +26,19 @@ void check(cudaError_t error, const char* what) {
     if (error != cudaSuccess) fail(error, what);
 }
 
-// What nvcc compiled the kernels for: real architectures, "90a" as 90.
+// What nvcc compiled the kernels for: 80, or -90 for "90a", whose code runs on that one alone.
 constexpr int built_for[] = {TRAIN_CUDA_ARCHS};
 
 bool runs_on(int capability) {
     for (int arch : built_for)
-        if (arch / 10 == capability / 10 && arch <= capability) return true;  // code of sm_80 runs on sm_86, not on sm_90
+        if (arch < 0 ? -arch == capability : arch / 10 == capability / 10 && arch <= capability)
+            return true;  // code of sm_80 runs on sm_86, not on sm_90
     return false;
 }
 
 std::string built_for_text() {
     std::string text;
-    for (int arch : built_for) text += format("%ssm_%d", text.empty() ? "" : ", ", arch);
+    for (int arch : built_for) text += format("%ssm_%d%s", text.empty() ? "" : ", ", std::abs(arch), arch < 0 ? "a" : "");
     return text;
 }
 
@@ -58,8 +61,8 @@ std::string unusable() {
     check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     const int capability = 10 * properties.major + properties.minor;
     if (!runs_on(capability))
-        return format("the %s is of architecture sm_%d, and this build has code for %s: build with make CUDA=1 ARCH=%d", properties.name,
-                      capability, built_for_text().c_str(), capability);
+        return format("the %s is of architecture sm_%d, and this build has code for %s: build with make CUDA=1 ARCH=%d%s", properties.name,
+                      capability, built_for_text().c_str(), capability, capability == 90 || capability == 100 ? "a" : "");
     int mode = cudaComputeModeDefault;
     check(cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, device), "cudaDeviceGetAttribute");
     if (mode == cudaComputeModeProhibited) return format("the %s is set to allow no computing", properties.name);

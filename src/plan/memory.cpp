@@ -19,7 +19,9 @@ int64_t available_memory() {
     return bytes;
 }
 
-int64_t available_memory(const Stream& stream) { return stream.on_gpu() ? gpu::device_info().free_memory : available_memory(); }
+int64_t available_memory(const Stream& stream) {
+    return stream.on_gpu() ? gpu::device_info().free_memory - stream.workspace_bytes() : available_memory();
+}
 
 int64_t total_bytes(const std::vector<const Arena*>& arenas) {
     int64_t total = 0;

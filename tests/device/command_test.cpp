@@ -112,6 +112,9 @@ TEST_SUITE("device command") {
         const Result narrow = run(folder, run_options + "--device cpu --precision bf16 --max-steps 1 --out r");
         CHECK(narrow.code == 2);
         CHECK(narrow.says("--precision bf16 needs a GPU"));
+        const Result moments = run(folder, run_options + "--device cpu --adam-moments bf16 --max-steps 1 --out r");
+        CHECK(moments.code == 2);
+        CHECK(moments.says("--adam-moments bf16 needs a GPU"));
         const Result large = run(folder, run_options + "--device cuda --d-model 65536 --d-ff 1000000 --n-layer 64 --max-steps 1 --out r");
         CHECK(large.code == 6);
         CHECK(large.says("--recompute"));

@@ -13,5 +13,6 @@ run env CUDA_HOME="$tmp/toolkit" make CUDA=1 ARCH=80 found;            expect "m
 run make CUDA=1 CUDA_HOME="$tmp/toolkit" found;                        expect "makefile: also where it is given to make" 0 "^CUDA .*$tmp/toolkit/bin/nvcc 12.9"
 run env PATH="$tmp/toolkit/bin:$PATH" NVCC=nvcc make CUDA=1 found;     expect "makefile: the compiler that NVCC names" 0 '^CUDA .*nvcc 12.9, code for'
 run make CUDA=1 NVCC= found;                                           expect "makefile: CUDA=1 without nvcc is refused, with a remedy" 2 'CUDA=1 needs nvcc' 'CUDA_HOME='
+run make CXX='g++ -nostdinc -nostdinc++' found;                        expect "makefile: what is not there is said to be missing, with a remedy" 2 '^oneDNN .*not found' '^BPE .*not found' '^missing .*cli11.*setup.sh'
 run make CUDA=0 found;                                                 expect "makefile: CUDA=0 is content" 0 '^CUDA'
 finish

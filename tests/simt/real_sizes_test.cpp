@@ -70,6 +70,9 @@ void products(const MadeUp& make, int64_t N, int64_t IC, int64_t OC, int64_t uni
     linear_backward_input(make.view(N, IC), out, weight, stream);
     linear_backward_weight(make.view(OC, IC, make.wide), make.statistics({OC}), out, inp, unit, stream);
     linear_backward_weight(make.view(OC, IC, make.wide), {}, out, inp, unit, stream);
+    const Tensor pre = make({N, OC});
+    linear_gelu_forward(make({N, OC}), pre, inp, weight, bias, stream);
+    linear_gelu_backward_input(make({N, OC}), make.view(N, IC), make.view(IC, OC), pre, stream);
 }
 
 // What does not depend on the way of the products.

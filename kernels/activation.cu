@@ -103,8 +103,8 @@ void gelu(const Tensor& to, const Tensor& dout, const Tensor& inp, Stream& strea
         dispatch_width<T>(packed, [&](auto w) {
             constexpr int width = decltype(w)::value;
             const int64_t n = to.numel() / width;
-            launch(gelu_kernel<T, width, backward>, grid_of(ceil_div(n, in_flight * activation_threads)), dim3(activation_threads), 0,
-                   stream, to.as<T>(), pointer_or_null<T>(dout), inp.as<T>(), n);
+            launch(gelu_kernel<T, width, backward>, grid_of(div_ceil(n, in_flight * activation_threads)), dim3(activation_threads), 0,
+                   stream, to.as<T>(), dout.as_or_null<T>(), inp.as<T>(), n);
         });
     });
 }
@@ -119,8 +119,8 @@ void swiglu(const Tensor& to, const Tensor& dout, const Tensor& gate_up, Stream&
         dispatch_width<T>(packed, [&](auto w) {
             constexpr int width = decltype(w)::value;
             const int64_t n = N * F / width;
-            launch(swiglu_kernel<T, width, backward>, grid_of(ceil_div(n, in_flight * activation_threads)), dim3(activation_threads), 0,
-                   stream, to.as<T>(), pointer_or_null<T>(dout), gate_up.as<T>(), n, F);
+            launch(swiglu_kernel<T, width, backward>, grid_of(div_ceil(n, in_flight * activation_threads)), dim3(activation_threads), 0,
+                   stream, to.as<T>(), dout.as_or_null<T>(), gate_up.as<T>(), n, F);
         });
     });
 }

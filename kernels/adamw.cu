@@ -163,7 +163,7 @@ void adamw_update(Tensor param, Tensor copy, Tensor m, Tensor v, Tensor grad, Te
     dispatch_stored(m.dtype, [&](auto stored) {
         using Moment = decltype(stored);
         const AdamwArrays<Moment> a{param.as<float>(),
-                                    pointer_or_null<bf16>(copy),
+                                    copy.as_or_null<bf16>(),
                                     m.as<Moment>(),
                                     v.as<Moment>(),
                                     grad.as<float>(),
@@ -173,7 +173,7 @@ void adamw_update(Tensor param, Tensor copy, Tensor m, Tensor v, Tensor grad, Te
                                     reinterpret_cast<const GuardState*>(guard_state.as<double>())};
         dispatch_width<float>(pointers_aligned({param, copy, m, v, grad}), [&](auto w) {
             constexpr int width = decltype(w)::value;
-            const int64_t blocks = ceil_div(n, width * adamw_in_flight * adamw_threads);
+            const int64_t blocks = div_ceil(n, width * adamw_in_flight * adamw_threads);
             launch(adamw_kernel<Moment, width>, grid_of(blocks < adamw_blocks ? blocks : adamw_blocks), dim3(adamw_threads), 0, stream, a,
                    f);
         });

@@ -59,7 +59,7 @@ void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, con
                        Stream& stream) {
     const AttentionSizes sizes = attention_sizes(q, k);
     if (sizes.T == 0) return;
-    const dim3 grid(static_cast<unsigned>((sizes.T + attention_warps - 1) / attention_warps), static_cast<unsigned>(sizes.NH));
+    const dim3 grid(static_cast<unsigned>(div_ceil(sizes.T, attention_warps)), static_cast<unsigned>(sizes.NH));
     attention_dispatch(q.dtype, sizes.HS, [&]<class T, int columns>() {
         launch(attention_forward_kernel<T, columns>, grid, dim3(attention_threads), attention_shared_bytes(attention_warps, sizes), stream,
                attention_heads<T>(out), lse.as<float>(), attention_heads<const T>(q), attention_heads<const T>(k),

@@ -152,7 +152,7 @@ void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out
     float* D = static_cast<float*>(stream.workspace(sizes.T * sizes.NH * int64_t{sizeof(float)}));
     const float scale = static_cast<float>(params.scale);
     const AttentionSegments table = attention_segments(segments);
-    auto blocks = [](int64_t rows) { return static_cast<unsigned>((rows + attention_warps - 1) / attention_warps); };
+    auto blocks = [](int64_t rows) { return static_cast<unsigned>(div_ceil(rows, attention_warps)); };
     const int64_t shared_bytes = attention_shared_bytes(2 * attention_warps, sizes);
     attention_dispatch(q.dtype, sizes.HS, [&]<class T, int columns>() {
         const AttentionSaved<T> saved{attention_heads<const T>(dout),

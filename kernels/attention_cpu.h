@@ -21,9 +21,6 @@ constexpr int64_t query_tile = 64, key_tile = 64;
 constexpr int64_t tiles_together = 4;  // tiles of queries that use a tile of keys once it is fetched
 constexpr int64_t lane_pad = 16;       // rows of a tile are filled up to a multiple of this: one register of AVX-512, two of AVX2
 
-constexpr int64_t div_ceil(int64_t n, int64_t d) { return (n + d - 1) / d; }
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // A (T,N,HS) view.
 template <class T>
 struct Heads {

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(1024)
         }
         store_floats(row + c, d);
     };
-    const int64_t packs = (p.Vp - first + step - 1) / step;  // of this thread
+    const int64_t packs = div_ceil(p.Vp - first, step);  // of this thread
     int64_t k = packs - 1;
     for (; k > 0; k -= 2) {  // two at a time: stores would otherwise hold up the next load
         float x[width], y[width];
@@ -92,7 +92,7 @@ void classifier(Tensor losses, Tensor logits, Tensor targets, Tensor weights, co
         using T = decltype(stored);
         dispatch_width<T>(Vp % Pack<T>::size == 0 && rows_aligned({logits}), [&](auto w) {
             constexpr int width = decltype(w)::value;
-            launch(classifier_kernel<T, width>, grid_of(N), dim3(threads_for(ceil_div(Vp, width), 1024)), 0, stream, losses.as<float>(),
+            launch(classifier_kernel<T, width>, grid_of(N), dim3(threads_for(div_ceil(Vp, width), 1024)), 0, stream, losses.as<float>(),
                    logits.as<T>(), targets.as<int32_t>(), weights.as<float>(), p);
         });
     });

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(copy_threads)
         if (first + k * copy_threads < n) store_floats(to + at[k], values[k]);
 }
 
-inline dim3 copy_grid(int64_t n) { return grid_of(ceil_div(n, copy_in_flight * copy_threads)); }
+inline dim3 copy_grid(int64_t n) { return grid_of(div_ceil(n, copy_in_flight * copy_threads)); }
 
 template <class Raw>
 void copy_rows(const Tensor& to, const Tensor& from, Stream& stream) {

@@ -38,7 +38,7 @@ void embedding_backward(T* dwte, T* dwpe, const T* dout, const int32_t* tokens, 
     constexpr int64_t line = 16;  // columns are shared out in whole cache lines
 #pragma omp parallel
     {
-        int64_t lines = (C + line - 1) / line, thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        int64_t lines = div_ceil(C, line), thread = omp_get_thread_num(), threads = omp_get_num_threads();
         int64_t begin = lines * thread / threads * line, end = std::min(C, lines * (thread + 1) / threads * line);
         for (int64_t t = 0; t < n; t++) {
             const T* gradient = dout + t * C;

@@ -81,8 +81,8 @@ void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, 
         using T = decltype(stored);
         dispatch_width<T>(C % Pack<T>::size == 0 && rows_aligned({out, wte, wpe}), [&](auto w) {
             constexpr int width = decltype(w)::value;
-            launch(embedding_forward_kernel<T, width>, grid_of(ceil_div(n, embedding_warps)), dim3(embedding_warps * warp_size), 0, stream,
-                   out.as<T>(), tokens.as<int32_t>(), wpe ? positions.as<int32_t>() : nullptr, wte.as<T>(), pointer_or_null<T>(wpe), n, C);
+            launch(embedding_forward_kernel<T, width>, grid_of(div_ceil(n, embedding_warps)), dim3(embedding_warps * warp_size), 0, stream,
+                   out.as<T>(), tokens.as<int32_t>(), wpe ? positions.as<int32_t>() : nullptr, wte.as<T>(), wpe.as_or_null<T>(), n, C);
         });
     });
 }
@@ -94,8 +94,8 @@ inline void add_rows(const Tensor& dtable, const Tensor& dout, const Tensor& ids
         using T = decltype(stored);
         dispatch_width<T>(C % Pack<T>::size == 0 && rows_aligned({dtable, dout}), [&](auto w) {
             constexpr int width = decltype(w)::value;
-            dim3 grid = grid_of(ceil_div(n, embedding_warps));
-            grid.y = grid_of(ceil_div(C, warp_size * width)).x;
+            dim3 grid = grid_of(div_ceil(n, embedding_warps));
+            grid.y = grid_of(div_ceil(C, warp_size * width)).x;
             launch(embedding_backward_kernel<T, width>, grid, dim3(embedding_warps * warp_size), 0, stream, dtable.as<float>(),
                    dout.as<T>(), ids.as<int32_t>(), order.as<int32_t>(), n, C);
         });

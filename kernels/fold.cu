@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(fold_columns* fold_side_by_side)
     fold_units_kernel(float* total, const float* partials, int64_t parts, int64_t per_unit, int64_t stride, int64_t width) {
     float(&sums)[fold_side_by_side * fold_columns] = shared_array<float, fold_side_by_side * fold_columns>();
     const int column = static_cast<int>(threadIdx.x), row = static_cast<int>(threadIdx.y);
-    const int64_t c = int64_t{blockIdx.x} * fold_columns + column, units = (parts + per_unit - 1) / per_unit;
+    const int64_t c = int64_t{blockIdx.x} * fold_columns + column, units = div_ceil(parts, per_unit);
     float result = row == 0 && c < width ? total[c] : 0.0f;
     for (int64_t first = 0; first < units; first += fold_side_by_side) {
         const int64_t begin = (first + row) * per_unit, end = begin + per_unit < parts ? begin + per_unit : parts;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(fold_columns* fold_side_by_side)
 }
 
 void fold_units(float* total, const float* partials, int64_t parts, int64_t per_unit, int64_t stride, int64_t width, Stream& stream) {
-    launch(fold_units_kernel, grid_of(ceil_div(width, fold_columns)), dim3(fold_columns, fold_side_by_side), 0, stream, total, partials,
+    launch(fold_units_kernel, grid_of(div_ceil(width, fold_columns)), dim3(fold_columns, fold_side_by_side), 0, stream, total, partials,
            parts, per_unit, stride, width);
 }
 

@@ -16,11 +16,11 @@ struct Parts {
     // a unit do not depend on what is beside it.
     static Parts of(int64_t rows, int64_t unit_rows, int64_t most, int64_t step) {
         if (unit_rows > 0) return {rows, unit_rows, 32};
-        const int64_t part = ceil_div(ceil_div(rows, most), step) * step;
-        return {rows, part * ceil_div(ceil_div(rows, part), 16), part};
+        const int64_t part = div_ceil(div_ceil(rows, most), step) * step;
+        return {rows, part * div_ceil(div_ceil(rows, part), 16), part};
     }
-    int64_t per_unit() const { return ceil_div(unit_rows, part_rows); }
-    int64_t count() const { return rows / unit_rows * per_unit() + ceil_div(rows % unit_rows, part_rows); }
+    int64_t per_unit() const { return div_ceil(unit_rows, part_rows); }
+    int64_t count() const { return rows / unit_rows * per_unit() + div_ceil(rows % unit_rows, part_rows); }
     // As many parts of whole units as `bytes` of workspace hold, at least one unit's.
     int64_t at_once(int64_t bytes, int64_t bytes_per_part) const {
         const int64_t units = bytes / bytes_per_part / per_unit();

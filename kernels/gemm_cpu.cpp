@@ -33,7 +33,6 @@ constexpr int64_t strip_rows = 96, strip_cols = 128;  // with KC: 150 and 200 KB
 constexpr int64_t shared_side = 4096;                 // what is shared: at most 4096 x KC, 6 MB, part of L3
 constexpr int64_t shared_floats = shared_side * KC;
 
-constexpr int64_t div_ceil(int64_t n, int64_t d) { return (n + d - 1) / d; }
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return div_ceil(n, multiple) * multiple; }
 
 // ---------------------------------------------------------------------------------------------------------------- the tile

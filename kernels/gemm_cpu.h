@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "src/base/integers.h"
+
 namespace traincu::cpu {
 
 // Element (row, col) is data[row * row_stride + col * col_stride]; one of the strides is 1, so a transpose costs nothing here.

@@ -73,7 +73,7 @@ template <class T>
 void add_column_sums(T* total, const Tensor& x, int64_t unit) {
     constexpr int64_t widest = 1024, narrowest = 16;  // columns of a thread: their sums stay in L1; whole cache lines
     const int64_t N = x.rows(), C = x.cols(), threads = omp_get_max_threads();
-    const int64_t share = (C + threads - 1) / threads, chunk = std::min(widest, (share + narrowest - 1) / narrowest * narrowest);
+    const int64_t share = div_ceil(C, threads), chunk = std::min(widest, round_up(share, narrowest));
     if (unit == 0) unit = N;
 #pragma omp parallel for schedule(static)
     for (int64_t c0 = 0; c0 < C; c0 += chunk) {
@@ -168,6 +168,15 @@ GemmEngine gemm_engine(Device device) {
     if (cpu::wanted_engine == GemmEngine::own) return GemmEngine::own;
     if (device == Device::cuda) return gpu::cublaslt_version ? GemmEngine::cublaslt : GemmEngine::own;
     return cpu::wanted_engine == GemmEngine::onednn || cpu::onednn_usable() ? GemmEngine::onednn : GemmEngine::own;
+}
+
+void check_gemm_engine(Device device) {
+    if (device == Device::cuda && cpu::wanted_engine == GemmEngine::onednn)
+        throw Error(ExitCode::usage, "--gemm onednn: oneDNN multiplies on a CPU, and this run computes on a GPU",
+                    "leave it out, or --device cpu");
+    if (device == Device::cpu && cpu::wanted_engine == GemmEngine::cublaslt)
+        throw Error(ExitCode::usage, "--gemm cublaslt: cuBLASLt multiplies on a GPU, and this run computes on the CPU",
+                    "leave it out, or --device cuda");
 }
 
 std::string gemm_engine_name(Device device) {

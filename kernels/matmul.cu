@@ -60,7 +60,7 @@ struct MatmulTile {
     int64_t m, n;  // its first row and column
     __device__ MatmulTile(const MatmulSizes& sizes, int height, int width) {
         constexpr int64_t group = 8;
-        const int64_t rows = (sizes.M + height - 1) / height, cols = (sizes.N + width - 1) / width;
+        const int64_t rows = div_ceil(sizes.M, height), cols = div_ceil(sizes.N, width);
         const int64_t block = blockIdx.x, first = block / (group * cols) * group;
         const int64_t here = rows - first < group ? rows - first : group;  // rows of tiles in this group
         m = (first + block % (group * cols) % here) * height;
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(Shape::threads, 256 / Shape::threads * 2)
 
     for (int64_t begin = 0; begin < sizes.K; begin += sizes.unit) {
         const int64_t end = sizes.K - begin < sizes.unit ? sizes.K : begin + sizes.unit;
-        const int64_t steps = (end - begin + matmul_depth - 1) / matmul_depth;
+        const int64_t steps = div_ceil(end - begin, matmul_depth);
 
         auto load_step = [&](int64_t step) {
             bf16 *a_tile = a_tiles + step % matmul_stages * Shape::a_size, *b_tile = b_tiles + step % matmul_stages * Shape::b_size;
@@ -403,8 +403,6 @@ __global__ void __launch_bounds__(256)
 // ---- launching
 
 namespace {
-
-int64_t div_ceil(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 bool aligned16(const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.row_stride * size_of(t.dtype) % 16 == 0; }
 

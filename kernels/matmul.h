@@ -52,6 +52,7 @@ void linear_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor 
 enum class GemmEngine { automatic, own, onednn, cublaslt };
 void set_gemm_engine(GemmEngine engine);                    // Error(usage) if this build or processor lacks it
 GemmEngine gemm_engine(Device device = Device::cpu);        // own, onednn or cublaslt
+void check_gemm_engine(Device device);                      // Error(usage) if the engine that was set is one of the other device's
 std::string gemm_engine_name(Device device = Device::cpu);  // "own (AVX-512)", "oneDNN 2.6.3", "own (tensor cores)", "cuBLASLt 13.0.2"
 
 // Seconds spent in the functions above on the CPU since the program started: a step's share of matrix products is told from it.

@@ -8,11 +8,6 @@ namespace traincu {
 namespace cpu {
 namespace {
 
-template <class T>
-T* pointer_or_null(const Tensor& t) {
-    return t ? t.as<T>() : nullptr;
-}
-
 // The sum of term(c) over c < C, in vector lanes. Its order depends on C alone.
 template <class T, class Term>
 inline T row_sum(int64_t C, Term term) {
@@ -26,8 +21,8 @@ template <class T>
 void norm_forward(const Tensor& residual, const Tensor& out, const Tensor& mean, const Tensor& rstd, const Tensor& inp,
                   const Tensor& branch, const Tensor& weight, const Tensor& bias, T eps) {
     int64_t N = out.rows(), C = out.cols();
-    T *joined = pointer_or_null<T>(residual), *y = out.as<T>(), *means = pointer_or_null<T>(mean), *rstds = rstd.as<T>();
-    const T *x = inp.as<T>(), *added = pointer_or_null<T>(branch), *w = weight.as<T>(), *b = pointer_or_null<T>(bias);
+    T *joined = residual.as_or_null<T>(), *y = out.as<T>(), *means = mean.as_or_null<T>(), *rstds = rstd.as<T>();
+    const T *x = inp.as<T>(), *added = branch.as_or_null<T>(), *w = weight.as<T>(), *b = bias.as_or_null<T>();
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         // The row is read from memory once; the passes after the first find it in the L1 cache.
@@ -74,10 +69,10 @@ void norm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbia
     int64_t N = dinp.rows(), C = dinp.cols();
     if (N == 0) return;
     int64_t unit = unit_rows > 0 ? std::min(unit_rows, N) : N;
-    int64_t units = (N + unit - 1) / unit, blocks = (unit + block_rows - 1) / block_rows;
-    T *dx = dinp.as<T>(), *dw = dweight.as<T>(), *db = pointer_or_null<T>(dbias);
-    const T *dy = dout.as<T>(), *dres = pointer_or_null<T>(dresidual), *x = inp.as<T>();
-    const T *means = pointer_or_null<T>(mean), *rstds = rstd.as<T>(), *w = weight.as<T>();
+    int64_t units = div_ceil(N, unit), blocks = div_ceil(unit, block_rows);
+    T *dx = dinp.as<T>(), *dw = dweight.as<T>(), *db = dbias.as_or_null<T>();
+    const T *dy = dout.as<T>(), *dres = dresidual.as_or_null<T>(), *x = inp.as<T>();
+    const T *means = mean.as_or_null<T>(), *rstds = rstd.as<T>(), *w = weight.as<T>();
 
     auto partials = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(units * blocks * 2 * C));  // (units, blocks, 2: dw and db, C)
 #pragma omp parallel

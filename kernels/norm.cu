@@ -143,26 +143,26 @@ void norm_forward(Tensor residual, Tensor out, Tensor mean, Tensor rstd, Tensor 
     dispatch_stored(out.dtype, [&](auto stored) {
         using T = decltype(stored);
         constexpr int width = Pack<T>::size, most_rounds = 64 / width;
-        const NormForward<T> p{pointer_or_null<T>(branch ? residual : Tensor()),
+        const NormForward<T> p{(branch ? residual : Tensor()).as_or_null<T>(),
                                out.as<T>(),
-                               pointer_or_null<float>(mean),
+                               mean.as_or_null<float>(),
                                rstd.as<float>(),
                                inp.as<T>(),
-                               pointer_or_null<T>(branch),
+                               branch.as_or_null<T>(),
                                weight.as<T>(),
-                               pointer_or_null<T>(bias),
+                               bias.as_or_null<T>(),
                                static_cast<float>(eps),
                                N,
                                C};
         const bool packed = C % width == 0 && rows_aligned({branch ? residual : Tensor(), out, inp, branch, weight, bias});
-        if (packed && dispatch_rounds<most_rounds>(ceil_div(C, warp_size * width), [&](auto rounds) {
-                launch(norm_forward_warp_kernel<T, decltype(rounds)::value>, grid_of(ceil_div(N, norm_warps)), dim3(norm_warps * warp_size),
+        if (packed && dispatch_rounds<most_rounds>(div_ceil(C, warp_size * width), [&](auto rounds) {
+                launch(norm_forward_warp_kernel<T, decltype(rounds)::value>, grid_of(div_ceil(N, norm_warps)), dim3(norm_warps * warp_size),
                        0, stream, p);
             }))
             return;
         dispatch_width<T>(packed, [&](auto w) {
             constexpr int columns = decltype(w)::value;
-            launch(norm_forward_block_kernel<T, columns>, grid_of(N), dim3(threads_for(ceil_div(C, columns), 512)), 0, stream, p);
+            launch(norm_forward_block_kernel<T, columns>, grid_of(N), dim3(threads_for(div_ceil(C, columns), 512)), 0, stream, p);
         });
     });
 }
@@ -325,9 +325,9 @@ void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tenso
     dispatch_stored(dinp.dtype, [&](auto stored) {
         using T = decltype(stored);
         constexpr int width = Pack<T>::size;
-        const int64_t packs = ceil_div(C, norm_backward_threads * width);  // of a thread
+        const int64_t packs = div_ceil(C, norm_backward_threads * width);  // of a thread
         const bool packed = C % width == 0 && packs <= 2 && rows_aligned({dinp, dout, dresidual, inp, weight});
-        const unsigned threads = threads_for(packed ? ceil_div(C, width * packs) : C, norm_backward_threads);
+        const unsigned threads = threads_for(packed ? div_ceil(C, width * packs) : C, norm_backward_threads);
         const int64_t planes = dbias ? 2 : 1, part_bytes = planes * C * size_of(Dtype::f32);
         // Without units: as many parts as an H100 runs side by side at 128 registers a thread. A constant, so that all GPUs have the same
         // bits.
@@ -341,10 +341,10 @@ void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tenso
             float* partials = static_cast<float*>(stream.workspace(here * part_bytes));
             const NormBackward<T> p{dinp.as<T>(),
                                     dout.as<T>(),
-                                    pointer_or_null<T>(dresidual),
+                                    dresidual.as_or_null<T>(),
                                     inp.as<T>(),
                                     weight.as<T>(),
-                                    pointer_or_null<float>(mean),
+                                    mean.as_or_null<float>(),
                                     rstd.as<float>(),
                                     partials,
                                     bool(dbias),

@@ -39,16 +39,9 @@ inline bool rows_aligned(std::initializer_list<Tensor> tensors) {
     return pointers_aligned(tensors);
 }
 
-template <class T>
-T* pointer_or_null(const Tensor& t) {
-    return t ? t.as<T>() : nullptr;
-}
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // As many threads as `work`, in whole warps, between one warp and `most`.
 inline unsigned threads_for(int64_t work, int64_t most) {
-    const int64_t whole = ceil_div(work, 32) * 32;
+    const int64_t whole = div_ceil(work, 32) * 32;
     return static_cast<unsigned>(whole < 32 ? 32 : whole > most ? most : whole);
 }
 

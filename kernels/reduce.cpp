@@ -26,7 +26,7 @@ double sum_block(const T* x, int64_t size, Term term) {
 
 template <class T, class Term>
 double sum_blocks(const T* x, int64_t size, Term term) {
-    int64_t blocks = (size + block_size - 1) / block_size;
+    int64_t blocks = div_ceil(size, block_size);
     std::vector<double> partial(static_cast<size_t>(blocks));
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < blocks; b++)

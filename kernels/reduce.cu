@@ -55,7 +55,7 @@ void add_terms(const Tensor& total, const Tensor& x, Stream& stream) {
         using T = decltype(stored);
         const bool packed = pointers_aligned({x});
         for (int64_t first = 0; first < n; first += most * reduce_block) {
-            const int64_t size = n - first < most * reduce_block ? n - first : most * reduce_block, blocks = ceil_div(size, reduce_block);
+            const int64_t size = n - first < most * reduce_block ? n - first : most * reduce_block, blocks = div_ceil(size, reduce_block);
             double* partials = static_cast<double*>(stream.workspace(blocks * size_of(Dtype::f64)));
             launch(packed ? sum_blocks_kernel<T, squares, true> : sum_blocks_kernel<T, squares, false>, grid_of(blocks),
                    dim3(reduce_threads), 0, stream, partials, x.as<T>() + first, size);

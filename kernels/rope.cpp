@@ -30,18 +30,13 @@ T head_sum(int64_t HS, Term term) {
 }
 
 template <class T>
-T* pointer_or_null(const Tensor& t) {
-    return t ? t.as<T>() : nullptr;
-}
-
-template <class T>
 void forward(const Tensor& qk, const Tensor& rstd, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,
              const Tensor& positions, const Tensor& angles, const RopeParams& params) {
     const int64_t tokens = qk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
-    const T* table = pointer_or_null<T>(angles);
-    const T *in = qkv.as<T>(), *qw = pointer_or_null<T>(q_weight), *kw = pointer_or_null<T>(k_weight);
+    const T* table = angles.as_or_null<T>();
+    const T *in = qkv.as<T>(), *qw = q_weight.as_or_null<T>(), *kw = k_weight.as_or_null<T>();
     const int32_t* position = positions.as<int32_t>();
-    T *out = qk.as<T>(), *rstds = pointer_or_null<T>(rstd);
+    T *out = qk.as<T>(), *rstds = rstd.as_or_null<T>();
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t h = 0; h < heads; h++) {
@@ -95,10 +90,10 @@ void backward(const Tensor& dqkv, const Tensor& dq_weight, const Tensor& dk_weig
     constexpr int64_t block_rows = 16;
     const int64_t tokens = dqk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
     const int64_t unit = unit_rows > 0 ? std::min(unit_rows, tokens) : tokens;
-    const int64_t units = (tokens + unit - 1) / unit, blocks = (unit + block_rows - 1) / block_rows;
-    const T* table = pointer_or_null<T>(angles);
-    const T *dout = dqk.as<T>(), *in = rstd ? qkv.as<T>() : nullptr, *rstds = pointer_or_null<T>(rstd);
-    const T *qw = pointer_or_null<T>(q_weight), *kw = pointer_or_null<T>(k_weight);
+    const int64_t units = div_ceil(tokens, unit), blocks = div_ceil(unit, block_rows);
+    const T* table = angles.as_or_null<T>();
+    const T *dout = dqk.as<T>(), *in = rstd ? qkv.as<T>() : nullptr, *rstds = rstd.as_or_null<T>();
+    const T *qw = q_weight.as_or_null<T>(), *kw = k_weight.as_or_null<T>();
     const int32_t* position = positions.as<int32_t>();
     T* din = dqkv.as<T>();
     std::vector<T> partials(static_cast<size_t>(qw ? units * blocks * 2 * HS : 0));

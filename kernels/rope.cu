@@ -217,8 +217,8 @@ inline void rotate_heads(const Tensor& to, const Tensor& rstd, const Tensor& fro
         dispatch_heads<T>(params, rows_aligned({to, from, q_weight, k_weight, angles}), [&](auto width, auto rounds, const RopeHeads& p) {
             launch(rope_kernel<T, decltype(width)::value, decltype(rounds)::value>, grid_of(to.rows()),
                    dim3(threads_for(int64_t{p.heads} * p.team, rope_threads)), 0, stream, to.as<T>(), to.row_stride,
-                   pointer_or_null<float>(rstd), from.as<T>(), from.row_stride, pointer_or_null<T>(q_weight), pointer_or_null<T>(k_weight),
-                   positions.as<int32_t>(), pointer_or_null<float>(angles), sign, p);
+                   rstd.as_or_null<float>(), from.as<T>(), from.row_stride, q_weight.as_or_null<T>(), k_weight.as_or_null<T>(),
+                   positions.as<int32_t>(), angles.as_or_null<float>(), sign, p);
         });
     });
 }
@@ -243,20 +243,10 @@ void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tens
         for (int64_t first = 0; first < count; first += at_once) {
             const int64_t here = count - first < at_once ? count - first : at_once;
             float* partials = static_cast<float*>(stream.workspace(here * part_bytes));
-            const RopeBackward<T> b{dqkv.as<T>(),
-                                    dqk.as<T>(),
-                                    qkv.as<T>(),
-                                    q_weight.as<T>(),
-                                    k_weight.as<T>(),
-                                    dqkv.row_stride,
-                                    dqk.row_stride,
-                                    qkv.row_stride,
-                                    rstd.as<float>(),
-                                    pointer_or_null<float>(angles),
-                                    positions.as<int32_t>(),
-                                    partials,
-                                    parts,
-                                    first};
+            const RopeBackward<T> b{
+                dqkv.as<T>(),   dqk.as<T>(),    qkv.as<T>(),      q_weight.as<T>(),           k_weight.as<T>(),        dqkv.row_stride,
+                dqk.row_stride, qkv.row_stride, rstd.as<float>(), angles.as_or_null<float>(), positions.as<int32_t>(), partials,
+                parts,          first};
             dispatch_heads<T>(params, aligned, [&](auto width, auto rounds, const RopeHeads& p) {
                 const unsigned threads = threads_for(int64_t{p.heads} * p.team, rope_threads);
                 launch(rope_norm_backward_kernel<T, decltype(width)::value, decltype(rounds)::value>, grid_of(here), dim3(threads),

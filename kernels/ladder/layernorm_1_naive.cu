@@ -23,7 +23,7 @@ __global__ void layernorm_naive_kernel(bf16* out, const bf16* inp, const bf16* w
 
 void layernorm_naive(Tensor out, Tensor inp, Tensor weight, Tensor bias, float eps, Stream& stream) {
     const int64_t N = inp.rows(), C = inp.cols(), threads = 128;
-    launch(layernorm_naive_kernel, dim3(static_cast<unsigned>((N + threads - 1) / threads)), dim3(threads), 0, stream, out.as<bf16>(),
+    launch(layernorm_naive_kernel, dim3(static_cast<unsigned>(div_ceil(N, threads))), dim3(threads), 0, stream, out.as<bf16>(),
            inp.as<bf16>(), weight.as<bf16>(), bias.as<bf16>(), eps, N, C);
 }
 

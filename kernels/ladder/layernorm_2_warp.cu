@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(warps_of_block* warp_size)
 
 void layernorm_warp(Tensor out, Tensor inp, Tensor weight, Tensor bias, float eps, Stream& stream) {
     const int64_t N = inp.rows(), C = inp.cols();
-    launch(layernorm_warp_kernel, dim3(static_cast<unsigned>((N + warps_of_block - 1) / warps_of_block)), dim3(warps_of_block * warp_size),
-           0, stream, out.as<bf16>(), inp.as<bf16>(), weight.as<bf16>(), bias.as<bf16>(), eps, N, C);
+    launch(layernorm_warp_kernel, dim3(static_cast<unsigned>(div_ceil(N, warps_of_block))), dim3(warps_of_block * warp_size), 0, stream,
+           out.as<bf16>(), inp.as<bf16>(), weight.as<bf16>(), bias.as<bf16>(), eps, N, C);
 }
 
 }  // namespace traincu::gpu::ladder

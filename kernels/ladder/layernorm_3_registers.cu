@@ -51,8 +51,8 @@ void layernorm_registers(Tensor out, Tensor inp, Tensor weight, Tensor bias, flo
     const int64_t N = inp.rows(), C = inp.cols();
     ENSURE(C % 8 == 0 && C <= 2048);
     auto kernel = C <= 512 ? layernorm_registers_kernel<2> : C <= 1024 ? layernorm_registers_kernel<4> : layernorm_registers_kernel<8>;
-    launch(kernel, dim3(static_cast<unsigned>((N + rows_of_block - 1) / rows_of_block)), dim3(rows_of_block * warp_size), 0, stream,
-           out.as<bf16>(), inp.as<bf16>(), weight.as<bf16>(), bias.as<bf16>(), eps, N, static_cast<int>(C));
+    launch(kernel, dim3(static_cast<unsigned>(div_ceil(N, rows_of_block))), dim3(rows_of_block * warp_size), 0, stream, out.as<bf16>(),
+           inp.as<bf16>(), weight.as<bf16>(), bias.as<bf16>(), eps, N, static_cast<int>(C));
 }
 
 }  // namespace traincu::gpu::ladder

@@ -17,8 +17,8 @@ __global__ void matmul_naive_kernel(bf16* c, const bf16* a, const bf16* b, int64
 
 void matmul_naive(Tensor c, Tensor a, Tensor b, Stream& stream) {
     const int64_t M = c.rows(), N = c.cols(), K = a.cols(), tile = 16;
-    launch(matmul_naive_kernel, dim3(static_cast<unsigned>((N + tile - 1) / tile), static_cast<unsigned>((M + tile - 1) / tile)),
-           dim3(tile, tile), 0, stream, c.as<bf16>(), a.as<bf16>(), b.as<bf16>(), M, N, K);
+    launch(matmul_naive_kernel, dim3(static_cast<unsigned>(div_ceil(N, tile)), static_cast<unsigned>(div_ceil(M, tile))), dim3(tile, tile),
+           0, stream, c.as<bf16>(), a.as<bf16>(), b.as<bf16>(), M, N, K);
 }
 
 }  // namespace traincu::gpu::ladder

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(shared_tile* shared_tile)
 
 void matmul_shared(Tensor c, Tensor a, Tensor b, Stream& stream) {
     const int64_t M = c.rows(), N = c.cols(), K = a.cols(), tile = shared_tile;
-    launch(matmul_shared_kernel, dim3(static_cast<unsigned>((N + tile - 1) / tile), static_cast<unsigned>((M + tile - 1) / tile)),
+    launch(matmul_shared_kernel, dim3(static_cast<unsigned>(div_ceil(N, tile)), static_cast<unsigned>(div_ceil(M, tile))),
            dim3(shared_tile, shared_tile), 0, stream, c.as<bf16>(), a.as<bf16>(), b.as<bf16>(), M, N, K);
 }
 

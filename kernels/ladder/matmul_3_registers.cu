@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(tile_threads)
 
 void matmul_registers(Tensor c, Tensor a, Tensor b, Stream& stream) {
     const int64_t M = c.rows(), N = c.cols(), K = a.cols(), tile = block_tile;
-    launch(matmul_registers_kernel, dim3(static_cast<unsigned>((N + tile - 1) / tile), static_cast<unsigned>((M + tile - 1) / tile)),
+    launch(matmul_registers_kernel, dim3(static_cast<unsigned>(div_ceil(N, tile)), static_cast<unsigned>(div_ceil(M, tile))),
            dim3(tile_threads), 0, stream, c.as<bf16>(), a.as<bf16>(), b.as<bf16>(), M, N, K);
 }
 

@@ -15,7 +15,7 @@ void Arena::add(Tensor& tensor, std::string name, Dtype dtype, std::initializer_
                     "use a smaller --batch-size or --seq-len, or a smaller model");
     tensor = Tensor(nullptr, dtype, shape);
     rows_.push_back({std::move(name), &tensor, bytes_, tensor.bytes()});
-    bytes_ += (tensor.bytes() + alignment - 1) / alignment * alignment;
+    bytes_ += round_up(tensor.bytes(), alignment);
 }
 
 // Anonymous memory arrives zeroed, and page by page where it is first touched: the threads that use it place it.

@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "src/base/dtype.h"
+#include "src/base/integers.h"
 
 namespace traincu {
 
@@ -42,6 +43,12 @@ struct Tensor {
     T* as() const {
         ENSURE(DtypeOf<T>::value == dtype);
         return static_cast<T*>(data);
+    }
+
+    // The same, or null where the tensor is absent.
+    template <class T>
+    T* as_or_null() const {
+        return *this ? as<T>() : nullptr;
     }
 
     bool is(std::initializer_list<int64_t> dims) const {

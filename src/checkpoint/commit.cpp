@@ -99,7 +99,7 @@ void FileWriter::append(const void* data, int64_t bytes) {
 void FileWriter::pad_to(int64_t multiple) {
     const std::vector<std::byte> zeros(static_cast<size_t>(multiple));
     int64_t end = written_ + filled_;
-    append(zeros.data(), (end + multiple - 1) / multiple * multiple - end);
+    append(zeros.data(), round_up(end, multiple) - end);
 }
 
 void FileWriter::flush() {
@@ -351,7 +351,7 @@ static void verify_blocks(const FoundCheckpoint& found) {
         buffer.resize(std::max(buffer.size(), static_cast<size_t>(std::min(digest_block, file.size()))));
         const ordered_json& blocks = entry.at("blocks");
         if (integer_field(entry, "block_bytes") != digest_block ||
-            static_cast<int64_t>(blocks.size()) != (file.size() + digest_block - 1) / digest_block)
+            static_cast<int64_t>(blocks.size()) != div_ceil(file.size(), digest_block))
             throw damaged(found.path, format("the manifest of %s has the wrong number of block hashes", file.path().c_str()));
         DigestBuilder digest;
         for (int64_t block = 0; block < static_cast<int64_t>(blocks.size()); block++) {

@@ -12,7 +12,7 @@ using nlohmann::ordered_json;
 constexpr const char *model_file = "model.safetensors", *config_file = "config.json", *rank_file = "rank_0_of_1.bin";
 constexpr int64_t page = 4096;  // the moments begin on page boundaries
 
-static int64_t pages(int64_t bytes) { return (bytes + page - 1) / page * page; }
+static int64_t pages(int64_t bytes) { return round_up(bytes, page); }
 
 // ----------------------------------------------------------------------------------------------------------------------
 // writing

@@ -133,8 +133,8 @@ std::vector<Fit> fits(const Plan& plan, int64_t limit) {
                 high = middle - 1;
         }
         if (low > 0) {
-            const int64_t micro_batches = (rows + low - 1) / low;
-            low = (rows + micro_batches - 1) / micro_batches;
+            const int64_t micro_batches = div_ceil(rows, low);
+            low = div_ceil(rows, micro_batches);
         }
         all.push_back({mode, low, bytes_with(plan, std::max<int64_t>(low, 1), mode)});
     }
@@ -305,7 +305,14 @@ int plan_command(int argc, char** argv) {
     Stream stream;
     bool can_measure = false;
     if (rates) {
-        if (o.precision == "auto") o.precision = rates->machine().dtype == Dtype::bf16 ? "bf16" : "fp32";
+        const std::string precision = rates->machine().dtype == Dtype::bf16 ? "bf16" : "fp32";
+        if (o.precision == "auto") o.precision = precision;
+        if (o.precision != precision)
+            throw Error(ExitCode::usage,
+                        format("%s has times in %s, and the plan is for --precision %s", rates_file.c_str(), precision.c_str(),
+                               o.precision.c_str()),
+                        "leave --precision out, or make rates in it: ./train bench --precision ... --save FILE")
+                .file(rates_file);
     } else if (o.precision == "bf16" && (!gpu::built() || !gpu::unusable().empty() || o.device == "cpu")) {
         plan.notes.push_back("no times: kernels in bf16 can be timed on a GPU only (./train bench --save there, --rates here)");
     } else {

@@ -65,6 +65,7 @@ Stream open_stream(const std::string& device, std::string& precision) {
     if (precision == "bf16" && !use_gpu)
         throw Error(ExitCode::usage, "--precision bf16 needs a GPU: on the CPU this program computes in fp32",
                     "leave it out, or --precision fp32");
+    check_gemm_engine(use_gpu ? Device::cuda : Device::cpu);
     return use_gpu ? Stream(Device::cuda) : Stream();
 }
 

@@ -52,7 +52,7 @@ void Uploads::send(const Tensor& to, const void* from, Stream& stream) {
     ENSURE(used_ + bytes <= memory.bytes());
     std::memcpy(memory.data() + used_, from, static_cast<size_t>(bytes));
     gpu::copy(to.data, memory.data() + used_, bytes, stream.handle());
-    used_ += (bytes + 15) / 16 * 16;
+    used_ += round_up(bytes, 16);
 }
 
 void Uploads::end(Stream& stream) {

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "src/base/integers.h"
+
 namespace traincu {
 
 namespace {
@@ -36,7 +38,7 @@ private:
         std::string prefix = layer_ >= 0 ? format("block.%d.", layer_) : "";
         ParamRow row{prefix + name + suffix, kind, is_bias, result.n_parts - 1, layer_, rows, cols, rows, init, std, decays,
                      result.flat_size};
-        result.flat_size += (row.numel() + 15) / 16 * 16;
+        result.flat_size += round_up(row.numel(), 16);
         result.rows.push_back(std::move(row));
     }
 

@@ -6,7 +6,7 @@ namespace traincu {
 
 int StepShape::micro_batches() const {
     const int64_t rows = model.max_tokens / seq_len;
-    return static_cast<int>((rows_per_step + rows - 1) / rows);
+    return static_cast<int>(div_ceil(rows_per_step, rows));
 }
 
 int64_t StepShape::tokens_of(int micro_batch) const {

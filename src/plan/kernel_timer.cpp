@@ -76,7 +76,7 @@ KernelTimer::KernelTimer(Stream& stream, Dtype dtype, int64_t footprint)
 // The next tensor of the ring, on a cache line of its own. One that is larger than the limit gets its room anyway.
 Tensor KernelTimer::Ring::take(std::initializer_list<int64_t> shape, Dtype dtype) {
     Tensor tensor(nullptr, dtype, shape);
-    const int64_t size = (tensor.bytes() + 255) / 256 * 256;
+    const int64_t size = round_up(tensor.bytes(), 256);
     ENSURE(size <= memory.bytes());
     if (next + size > std::max(limit, size)) next = 0;
     tensor.data = static_cast<std::byte*>(memory.data) + next;

@@ -115,6 +115,9 @@ TEST_SUITE("device command") {
         const Result moments = run(folder, run_options + "--device cpu --adam-moments bf16 --max-steps 1 --out r");
         CHECK(moments.code == 2);
         CHECK(moments.says("--adam-moments bf16 needs a GPU"));
+        const Result engine = run(folder, run_options + "--device cuda --gemm onednn --max-steps 1 --out r");
+        CHECK(engine.code == 2);
+        CHECK(engine.says("oneDNN"));
         const Result large = run(folder, run_options + "--device cuda --d-model 65536 --d-ff 1000000 --n-layer 64 --max-steps 1 --out r");
         CHECK(large.code == 6);
         CHECK(large.says("--recompute"));

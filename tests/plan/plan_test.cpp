@@ -144,6 +144,8 @@ TEST_SUITE("plan") {
         const Mistake mistakes[] = {
             {"plan --preset tiny --memory 12XB", "--memory must be an amount of memory, not '12XB'"},
             {"plan --preset tiny --rates nowhere.json", "nowhere.json"},
+            {"plan --preset tiny --rates rates.json --precision bf16", "has times in fp32"},
+            {"plan --preset tiny --device cpu --gemm cublaslt", "cuBLASLt"},
             {"plan --preset tiny --n-layers 3", "did you mean --n-layer"},
             {"plan --preset tiny --n-head 3", "does not divide"},
             {"plan --preset tiny --data nothing.bin", "nothing.bin", 3},

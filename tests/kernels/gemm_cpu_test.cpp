@@ -1,0 +1,75 @@
+// Our own product for CPUs, apart from the layers that call it.
+#include <doctest/doctest.h>
+
+#include "tests/kernels/bits.h"
+#include "tests/kernels/matmul_fixture.h"
+
+namespace traincu::test {
+
+TEST_SUITE("matmul") {
+    TEST_CASE("gemm: small whole numbers give exact results, for every instruction set, layout, cut of K and shape") {
+        if (on_gpu()) return;  // of the CPU's product
+        for (cpu::Simd simd : {cpu::Simd::portable, cpu::Simd::avx2, cpu::Simd::avx512}) {
+            if (!cpu::has_simd(simd)) continue;
+            struct Case {
+                int64_t M, N, K, unit;
+            };
+            for (Case s : {Case{1, 1, 1, 0},
+                           {11, 31, 383, 0},
+                           {13, 33, 385, 100},
+                           {12, 32, 384, 0},
+                           {25, 200, 900, 256},
+                           {200, 25, 900, 0},
+                           {3, 4200, 5, 2},
+                           {4300, 9, 6, 0},
+                           {4100, 4100, 2, 0},
+                           {30, 20, 50000, 20000}})
+                for (int layout = 0; layout < 8; layout++) {
+                    INFO(static_cast<int>(simd), " ", s.M, " ", s.N, " ", s.K, " ", s.unit, " ", layout);
+                    const bool a_transposed = layout & 1, b_transposed = layout & 2, accumulate = layout & 4;
+                    if (std::max(s.M, s.N) * std::max(s.N, s.K) > 1000000 && layout != 3 && layout != 4) continue;  // large: two are enough
+                    Pool pool;
+                    auto operand = [&](int64_t rows, int64_t cols, int64_t below) {
+                        Tensor t = pool.integers({rows, cols + 1}, below);  // rows one element longer than the matrix
+                        return pool.copy(t, Dtype::f32);
+                    };
+                    Tensor a = a_transposed ? operand(s.K, s.M, 5) : operand(s.M, s.K, 5);
+                    Tensor b = b_transposed ? operand(s.N, s.K, 3) : operand(s.K, s.N, 3);
+                    Tensor c = accumulate ? pool.filled(Dtype::f32, {s.M, s.N}, 7) : pool.poison(Dtype::f32, {s.M, s.N});
+                    auto matrix = [](const Tensor& t, bool transposed) -> cpu::Matrix<float> {
+                        return transposed ? cpu::Matrix<float>{t.as<float>(), 1, t.row_stride}
+                                          : cpu::Matrix<float>{t.as<float>(), t.row_stride, 1};
+                    };
+                    cpu::Matrix<float> ma = matrix(a, a_transposed), mb = matrix(b, b_transposed);
+                    cpu::gemm(s.M, s.N, s.K, ma, mb, c.as<float>(), s.N, {.accumulate = accumulate, .unit = s.unit, .simd = simd});
+                    int64_t wrong = 0;
+                    std::vector<float> expected(static_cast<size_t>(s.N));
+                    for (int64_t m = 0; m < s.M; m++) {
+                        std::fill(expected.begin(), expected.end(), accumulate ? 7.0f : 0.0f);
+                        for (int64_t k = 0; k < s.K; k++)
+                            for (int64_t n = 0; n < s.N; n++)
+                                expected[static_cast<size_t>(n)] +=
+                                    ma.data[m * ma.row_stride + k * ma.col_stride] * mb.data[k * mb.row_stride + n * mb.col_stride];
+                        for (int64_t n = 0; n < s.N; n++) wrong += c.as<float>()[m * s.N + n] != expected[static_cast<size_t>(n)];
+                    }
+                    CHECK(wrong == 0);
+                }
+        }
+    }
+
+    TEST_CASE("gemm: AVX2 and AVX-512 give the same bits") {
+        if (on_gpu()) return;  // of the CPU's product
+        if (!cpu::has_simd(cpu::Simd::avx512) || !cpu::has_simd(cpu::Simd::avx2)) return;
+        Pool pool;
+        Tensor a = pool.normal(Dtype::f32, {77, 1000}), b = pool.normal(Dtype::f32, {90, 1000}), bias = pool.normal(Dtype::f32, {90});
+        Tensor c = pool.poison(Dtype::f32, {77, 90}), d = pool.poison(Dtype::f32, {77, 90});
+        auto run = [&](const Tensor& out, cpu::Simd simd) {
+            cpu::gemm(77, 90, 1000, {a.as<float>(), 1000, 1}, {b.as<float>(), 1, 1000}, out.as<float>(), 90,
+                      {.bias = bias.as<float>(), .simd = simd});
+        };
+        run(c, cpu::Simd::avx2), run(d, cpu::Simd::avx512);
+        CHECK(same_bits(c, d));
+    }
+}
+
+}  // namespace traincu::test

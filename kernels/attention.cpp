@@ -171,35 +171,81 @@ void attention_forward(const Forward<T>& f, std::span<const Segment> segments) {
 
 }  // namespace
 
-void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, const SegmentTable& segments,
-                     const Stream& stream) {
+void check_attention(const Tensor& out, const Tensor& lse, const AttentionInputs& in, const SegmentTable& segments,
+                     const AttentionParams& params, const Stream& stream) {
+    const Tensor &q = in.q, &k = in.k, &v = in.v;
     ENSURE(q.rank == 3 && k.rank == 3 && v.rank == 3);
     const int64_t T = q.shape[0], NH = q.shape[1], HS = q.shape[2], NKV = k.shape[1];
-    ENSURE(NKV > 0 && NH % NKV == 0 && k.is({k.shape[0], NKV, HS}) && v.is({k.shape[0], NKV, HS}));
-    ENSURE(lse.is({T, NH}) && lse.contiguous() && lse.dtype == statistics_of(q.dtype));
+    ENSURE(NKV > 0 && NH % NKV == 0 && k.is({k.shape[0], NKV, HS}) && v.is({k.shape[0], NKV, HS}) && out.is({T, NH, HS}));
+    const Dtype type = q.dtype, statistics = statistics_of(type);
+    ENSURE(lse.is({T, NH}) && lse.contiguous() && lse.dtype == statistics);
+    ENSURE(!in.gate || in.gate.is({T, NH, 1}) || in.gate.is({T, NH, HS}));
+    ENSURE(!in.sinks || in.sinks.is({NH}));
+    ENSURE(!in.slopes || (in.slopes.is({NH}) && in.slopes.dtype == statistics));
+    ENSURE(!in.relative || in.relative.is({NH, relative_buckets}));
+    ENSURE(!in.q_factors == !in.k_factors);
+    int64_t positions = INT64_MAX;  // that the bias knows
+    if (in.q_factors) {
+        const int64_t R = in.q_factors.shape[2];
+        positions = in.q_factors.shape[0];
+        ENSURE(in.q_factors.is({positions, NH, R}) && in.k_factors.is({positions, NKV, R}) && R >= 1 && R <= 256);
+    }
+    if (in.dense) {
+        positions = in.dense.shape[1];
+        ENSURE(in.dense.is({NH, positions, positions}));
+    }
+    ENSURE(!!in.slopes + !!in.relative + !!in.q_factors + !!in.dense <= 1);
+    for (const Tensor& t : {k, v, out, in.gate, in.sinks, in.relative, in.q_factors, in.k_factors, in.dense}) ENSURE(!t || t.dtype == type);
+    for (const Tensor& t : {in.sinks, in.slopes, in.relative, in.q_factors, in.k_factors, in.dense}) ENSURE(!t || t.contiguous());
+    ENSURE(params.window >= 0 && params.softcap >= 0);
     int64_t covered = 0;
     for (const Segment& s : segments.host) {
         ENSURE(!stream.on_gpu() || s.q_start == covered);  // ascending, so that the GPU can search
         ENSURE(s.q_len >= 1 && s.kv_len >= s.q_len && s.q_start >= 0 && s.q_start + s.q_len <= T);
         ENSURE(s.kv_start >= 0 && s.kv_start + s.kv_len <= k.shape[0]);
+        ENSURE(positions == INT64_MAX || (s.first_position >= s.kv_len - s.q_len && s.first_position + s.q_len <= positions));
         covered += s.q_len;
     }
     ENSURE(covered == T);
     ENSURE(!stream.on_gpu() || segments.device.is({static_cast<int64_t>(segments.host.size()), 5}));
 }
 
+void check_attention_gradients(const AttentionGradients& d, const Tensor& dout, const AttentionInputs& in,
+                               const AttentionScratch& scratch) {
+    const int64_t T = in.q.shape[0], NH = in.q.shape[1], HS = in.q.shape[2], Tk = in.k.shape[0], NKV = in.k.shape[1];
+    const Dtype type = in.q.dtype, statistics = statistics_of(type);
+    for (const Tensor& t : {d.dq, dout}) ENSURE(t.is({T, NH, HS}) && t.dtype == type);
+    for (const Tensor& t : {d.dk, d.dv}) ENSURE(t.is({Tk, NKV, HS}) && t.dtype == type);
+    ENSURE(!d.dgate == !in.gate && (!in.gate || (d.dgate.is({T, NH, in.gate.shape[2]}) && d.dgate.dtype == type)));
+    ENSURE(!d.dsinks == !in.sinks && (!in.sinks || (d.dsinks.is({NH}) && d.dsinks.dtype == statistics)));
+    ENSURE(!d.drelative || (in.relative && d.drelative.is({NH, relative_buckets}) && d.drelative.dtype == statistics));
+    ENSURE(!d.dq_factors == !d.dk_factors && (!d.dq_factors || in.q_factors));
+    if (d.dq_factors) {
+        const int64_t R = in.q_factors.shape[2];
+        ENSURE(d.dq_factors.is({T, NH, R}) && d.dk_factors.is({Tk, NKV, R}) && d.dq_factors.dtype == type && d.dk_factors.dtype == type);
+    }
+    ENSURE(scratch.delta.is({T, NH}) && scratch.delta.contiguous() && scratch.delta.dtype == statistics);
+    ENSURE(!scratch.dq || (scratch.dq.is({T, NH, HS}) && scratch.dq.contiguous() && scratch.dq.dtype == Dtype::f32));
+}
+
+static AttentionKernel wanted_kernel = AttentionKernel::automatic;
+
 }  // namespace cpu
 
-void attention_forward(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, const SegmentTable& segments, const AttentionParams& params,
+void set_attention_kernel(AttentionKernel kernel) { cpu::wanted_kernel = kernel; }
+AttentionKernel wanted_attention_kernel() { return cpu::wanted_kernel; }
+
+void attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments, const AttentionParams& params,
                        Stream& stream) {
-    cpu::check_attention(q, k, v, lse, segments, stream);
-    ENSURE(out.is({q.shape[0], q.shape[1], q.shape[2]}));
-    if (stream.on_gpu()) return gpu::attention_forward(out, lse, q, k, v, segments, params, stream);
+    cpu::check_attention(out, lse, in, segments, params, stream);
+    if (stream.on_gpu()) return gpu::attention_forward(out, lse, in, segments, params, stream);
+    ENSURE(!in.gate && !in.sinks && !in.slopes && !in.relative && !in.q_factors && !in.dense && params.window == 0 && params.softcap == 0);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         using cpu::Heads;
-        cpu::attention_forward<T>({Heads<T>(out), lse.as<T>(), Heads<const T>(q), Heads<const T>(k), Heads<const T>(v), q.shape[1],
-                                   q.shape[1] / k.shape[1], static_cast<T>(params.scale)},
+        const Tensor& q = in.q;
+        cpu::attention_forward<T>({Heads<T>(out), lse.as<T>(), Heads<const T>(q), Heads<const T>(in.k), Heads<const T>(in.v), q.shape[1],
+                                   q.shape[1] / in.k.shape[1], static_cast<T>(params.scale)},
                                   segments.host);
     });
 }

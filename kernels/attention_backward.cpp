@@ -171,30 +171,13 @@ BackwardKernel<T> best_backward() {
     return backward_plain<T>;
 }
 
-// The segments in runs that share no keys: [begin, end) of the table.
-struct Run {
-    size_t begin, end;
-    int64_t kv_begin, kv_end;
-};
-
-std::vector<Run> runs_of(std::span<const Segment> segments) {
-    std::vector<Run> runs;
-    for (size_t n = 0; n < segments.size(); n++) {
-        Run run{n, n + 1, segments[n].kv_start, segments[n].kv_start + segments[n].kv_len};
-        for (; !runs.empty() && run.kv_begin < runs.back().kv_end; runs.pop_back())  // shared keys, or out of order
-            run = {runs.back().begin, n + 1, std::min(run.kv_begin, runs.back().kv_begin), std::max(run.kv_end, runs.back().kv_end)};
-        runs.push_back(run);
-    }
-    return runs;
-}
-
 // A key's gradient is a sum over the queries that see it: segment by segment, head by head, tile by tile. One thread adds them all, so
 // that the sum has one order. Where there are too few pairs (run of segments, key head) for the threads, the work is done in two passes,
 // one over keys for dk and dv and one over queries for dq: 7 products instead of 5, with the same bits.
 template <class T>
 void attention_backward(const Backward<T>& b, std::span<const Segment> segments) {
     const int64_t NKV = b.NH / b.group;
-    const std::vector<Run> runs = runs_of(segments);
+    const std::vector<KeyRun> runs = key_runs(segments);
     double flops = 0;
     for (const Segment& s : segments) flops += 10.0 * double(b.NH * b.q.size) * double(s.q_len) * double(s.kv_len);
     const int threads = flops > 1e6 ? omp_get_max_threads() : 1;
@@ -215,7 +198,7 @@ void attention_backward(const Backward<T>& b, std::span<const Segment> segments)
     if (2 * pairs > threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int64_t pair = 0; pair < pairs; pair++) {
-            const Run& run = runs[static_cast<size_t>(pair / NKV)];
+            const KeyRun& run = runs[static_cast<size_t>(pair / NKV)];
             for (const Segment& s : segments.subspan(run.begin, run.end - run.begin)) all_queries(s, pair % NKV, 0, s.kv_len, true);
         }
         return;
@@ -238,18 +221,19 @@ void attention_backward(const Backward<T>& b, std::span<const Segment> segments)
 }  // namespace
 }  // namespace cpu
 
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v,
-                        const SegmentTable& segments, const AttentionParams& params, Stream& stream) {
-    cpu::check_attention(q, k, v, lse, segments, stream);
-    for (const Tensor& t : {dq, dout, out}) ENSURE(t.is({q.shape[0], q.shape[1], q.shape[2]}));
-    for (const Tensor& t : {dk, dv}) ENSURE(t.is({k.shape[0], k.shape[1], k.shape[2]}));
-    if (stream.on_gpu()) return gpu::attention_backward(dq, dk, dv, dout, out, lse, q, k, v, segments, params, stream);
-    dispatch_real(dq.dtype, [&](auto real) {
+void attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Tensor lse, const AttentionInputs& in,
+                        const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params, Stream& stream) {
+    cpu::check_attention(out, lse, in, segments, params, stream);
+    cpu::check_attention_gradients(d, dout, in, scratch);
+    if (stream.on_gpu()) return gpu::attention_backward(d, dout, out, lse, in, scratch, segments, params, stream);
+    ENSURE(!in.gate && !in.sinks && !in.slopes && !in.relative && !in.q_factors && !in.dense && params.window == 0 && params.softcap == 0);
+    dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         using cpu::Heads;
         using In = Heads<const T>;
-        cpu::attention_backward<T>({Heads<T>(dq), Heads<T>(dk), Heads<T>(dv), In(dout), In(out), lse.as<T>(), In(q), In(k), In(v),
-                                    q.shape[1], q.shape[1] / k.shape[1], static_cast<T>(params.scale)},
+        const Tensor& q = in.q;
+        cpu::attention_backward<T>({Heads<T>(d.dq), Heads<T>(d.dk), Heads<T>(d.dv), In(dout), In(out), lse.as<T>(), In(q), In(in.k),
+                                    In(in.v), q.shape[1], q.shape[1] / in.k.shape[1], static_cast<T>(params.scale)},
                                    segments.host);
     });
 }

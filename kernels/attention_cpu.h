@@ -205,8 +205,9 @@ template <class T, int W>
 // The lanes [0, n) of key j do not see it; n = 0 where the whole tile is seen.
 inline int64_t masked_lanes(int64_t j, int64_t shift, int64_t lanes) { return std::clamp<int64_t>(j - shift, 0, lanes); }
 
-// ENSUREs what both directions need of the segments and the shapes of q, k, v.
-void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse, const SegmentTable& segments,
-                     const Stream& stream);
+// ENSUREs that the tensors are what kernels/attention.h says.
+void check_attention(const Tensor& out, const Tensor& lse, const AttentionInputs& in, const SegmentTable& segments,
+                     const AttentionParams& params, const Stream& stream);
+void check_attention_gradients(const AttentionGradients& d, const Tensor& dout, const AttentionInputs& in, const AttentionScratch& scratch);
 
 }  // namespace traincu::cpu

@@ -1,21 +1,16 @@
-// What the GPU's two directions of attention share (attention.cu, attention_backward.cu): tier 0, one warp per row, no tensor cores. It
-// takes every head size up to 256, f32 and bf16, and any layout: what the faster kernels are compared with.
+// What attention's kernels for GPUs share: how they see the tensors of kernels/attention.h, and who computes what.
 //
-// A block has 8 warps. Each owns a row (of queries, or of keys in the backward of keys and values), and all share tiles of 32 rows of what
-// the rows are compared with, in shared memory, as f32. A lane first works on a row of the tile: it computes the whole product of the
-// warp's row with that row, so that no product is summed across lanes. Then the lanes turn to columns: lane l owns columns l, l + 32, ...
-// of the result and adds the tile's rows one by one, each with its factor from the lane that computed it. So every element is a fixed
-// sequence of operations over the rows of its own segment in ascending order: packed or alone, whole or in slices, it has the same bits.
+//   attention.cu                     chooses the kernels; the backward's first pass: D, the gate, the sinks
+//   attention_simple*.cu             one warp a row, f32 and bf16, any head up to 256: what the others are compared with
+//   attention_tiled*.cu              tensor cores through mma.sync, bf16, sm_80 and later
+//   attention_sm90.cu                TMA and wgmma, bf16, sm_90 alone
 #pragma once
-
-#include <algorithm>
 
 #include "kernels/attention.h"
 #include "kernels/launch.h"
 
 namespace traincu::gpu {
 
-constexpr int attention_warps = 8, attention_tile = warp_size, attention_threads = attention_warps * warp_size;
 constexpr int attention_largest_head = 256;
 constexpr float attention_log2e = 1.4426950408889634f;
 
@@ -25,147 +20,63 @@ struct AttentionHeads {
     T* data;
     int64_t stride;  // from one token to the next
     bool aligned;    // every head begins and ends at multiples of 16 bytes
-    __device__ T* row(int64_t token, int64_t head, int HS) const { return data + token * stride + head * HS; }
+    __device__ T* row(int64_t token, int64_t head, int width) const { return data + token * stride + head * width; }
 };
 
-struct AttentionSizes {
-    int64_t T, Tk;  // rows of queries, of keys
-    int NH, group;  // query heads; of them per key head
-    int HS;
-    int pitch;  // floats between rows in shared memory: at least HS filled up to 4; an odd number of 16-byte chunks, so that 8 lanes that
-                // read the same chunk of 8 rows meet all banks
-};
+enum class AttentionBias { none, alibi, relative, factors, dense };
 
-struct AttentionSegments {
-    const Segment* table;  // ascending by q_start
-    int64_t count;
-    bool keys_ascend;  // kv_start and the ends of the keys too
-
-    __device__ Segment of_query(int64_t row) const {
-        int64_t low = 0, high = count;  // the last one that begins at or before the row is in [low, high)
-        while (high - low > 1) {
-            const int64_t middle = (low + high) / 2;
-            if (table[middle].q_start <= row)
-                low = middle;
-            else
-                high = middle;
-        }
-        return table[low];
-    }
-    // Before this one none holds the key or a later one.
-    __device__ int64_t first_of_key(int64_t key) const {
-        int64_t low = 0, high = keys_ascend ? count : 0;  // the first one that ends beyond the key is in [low, high]
-        while (low < high) {
-            const int64_t middle = (low + high) / 2;
-            if (table[middle].kv_start + table[middle].kv_len <= key)
-                low = middle + 1;
-            else
-                high = middle;
-        }
-        return low;
-    }
-};
-
-// tile (count, pitch) = factor * rows [row, row + count) of a head, zeros from HS to the next multiple of 4. All threads of the block.
+// All that a kernel reads besides q, k, v and its tiles.
 template <class T>
-__device__ void attention_load(float* tile, const AttentionHeads<const T>& from, int64_t row, int count, int64_t head,
-                               const AttentionSizes& sizes, float factor = 1.0f) {
-    const int thread = static_cast<int>(threadIdx.x);
-    if (from.aligned) {
-        const int packs = sizes.HS / Pack<T>::size;
-        for (int at = thread; at < count * packs; at += attention_threads) {
-            const int r = at / packs, d = at % packs * Pack<T>::size;
-            const Pack<T> pack = load16(from.row(row + r, head, sizes.HS) + d);
-#pragma unroll
-            for (int i = 0; i < Pack<T>::size; i++) tile[r * sizes.pitch + d + i] = factor * to_float(pack[i]);
-        }
-    } else {
-        const int width = (sizes.HS + 3) / 4 * 4;
-        for (int at = thread; at < count * width; at += attention_threads) {
-            const int r = at / width, d = at % width;
-            tile[r * sizes.pitch + d] = d < sizes.HS ? factor * to_float(from.row(row + r, head, sizes.HS)[d]) : 0.0f;
-        }
-    }
-}
-
-// The product of two rows in shared memory, ascending.
-inline __device__ float attention_dot(const float* a, const float* b, int HS) {
-    float sum = 0;
-    for (int d = 0; d < HS; d += 4) {
-        const Pack<float> x = load16(a + d), y = load16(b + d);
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum = fmaf(x[i], y[i], sum);
-    }
-    return sum;
-}
-
-// sums[i] += factors of the lanes [begin, end) times column lane + 32 i of the tile's rows, row by row.
-template <int columns>
-__device__ void attention_add_rows(float (&sums)[columns], float factor, const float* tile, int begin, int end,
-                                   const AttentionSizes& sizes) {
-    const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
-    float* factors = shared_array<float, attention_threads>() + warp * warp_size;
-    __syncwarp();  // the factors before have been read
-    factors[lane] = factor;
-    __syncwarp();
-    for (int r = begin; r < end; r++)
-#pragma unroll
-        for (int i = 0; i < columns; i++) {
-            const int d = lane + i * warp_size;
-            if (d < sizes.HS) sums[i] = fmaf(factors[r], tile[r * sizes.pitch + d], sums[i]);
-        }
-}
-
-// exp(score - reference), through the base that the hardware knows. The scores are never scaled by log2(e) themselves: of a large one that
-// would lose the digits that its difference from the reference still has.
-inline __device__ float attention_exp(float score, float reference) { return exp2f((score - reference) * attention_log2e); }
+struct AttentionScores {
+    float scale, softcap;  // softcap: 0 = none
+    int64_t window;        // 0 = all
+    AttentionBias bias;
+    const float* slopes;                           // (NH)
+    const T* relative;                             // (NH,relative_buckets)
+    AttentionHeads<const T> q_factors, k_factors;  // (P,NH,R), (P,NKV,R)
+    int R;
+    const T* dense;  // (NH,P,P)
+    int64_t P;
+    const T* sinks;  // (NH), or null
+};
 
 // ---- launching
 
 template <class T>
 AttentionHeads<T> attention_heads(const Tensor& t) {
+    if (!t) return {};
     const int64_t bytes = size_of(t.dtype);
     const bool aligned = reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.row_stride * bytes % 16 == 0 && t.shape[2] * bytes % 16 == 0;
     return {t.as<std::remove_const_t<T>>(), t.row_stride, aligned};
 }
 
-inline AttentionSizes attention_sizes(const Tensor& q, const Tensor& k) {
-    const int HS = static_cast<int>(q.shape[2]), NH = static_cast<int>(q.shape[1]);
-    ENSURE(HS <= attention_largest_head && q.shape[1] <= 65535);
-    return {q.rows(), k.rows(), NH, NH / static_cast<int>(k.shape[1]), HS, ((HS + 3) / 4 | 1) * 4};
+template <class T>
+AttentionScores<T> attention_scores(const AttentionInputs& in, const AttentionParams& params) {
+    const AttentionBias bias = in.slopes      ? AttentionBias::alibi
+                               : in.relative  ? AttentionBias::relative
+                               : in.q_factors ? AttentionBias::factors
+                               : in.dense     ? AttentionBias::dense
+                                              : AttentionBias::none;
+    return {static_cast<float>(params.scale),
+            static_cast<float>(params.softcap),
+            params.window,
+            bias,
+            in.slopes.as_or_null<const float>(),
+            in.relative.as_or_null<const T>(),
+            attention_heads<const T>(in.q_factors),
+            attention_heads<const T>(in.k_factors),
+            in.q_factors ? static_cast<int>(in.q_factors.shape[2]) : 0,
+            in.dense.as_or_null<const T>(),
+            in.dense ? in.dense.shape[1] : 0,
+            in.sinks.as_or_null<const T>()};
 }
 
-inline AttentionSegments attention_segments(const SegmentTable& segments) {
-    const Tensor& table = segments.device;
-    ENSURE(table && table.dtype == Dtype::i64 && table.is({static_cast<int64_t>(segments.host.size()), 5}) && table.contiguous());
-    const auto later = [](const Segment& a, const Segment& b) {
-        return a.kv_start > b.kv_start || a.kv_start + a.kv_len > b.kv_start + b.kv_len;
-    };
-    const bool keys_ascend = std::adjacent_find(segments.host.begin(), segments.host.end(), later) == segments.host.end();
-    return {static_cast<const Segment*>(table.data), table.rows(), keys_ascend};
-}
-
-// Bytes of a block's `rows` rows and two tiles.
-inline int64_t attention_shared_bytes(int rows, const AttentionSizes& sizes) {
-    return int64_t{rows + 2 * attention_tile} * sizes.pitch * int64_t{sizeof(float)};
-}
-
-// Calls body<T, columns>(): the type, and how many columns of a head a lane owns.
-template <class Body>
-void attention_dispatch(Dtype dtype, int HS, Body&& body) {
-    ENSURE(dtype == Dtype::f32 || dtype == Dtype::bf16);
-    auto with_type = [&]<class T>(T) {
-        if (HS <= 64)
-            body.template operator()<T, 2>();
-        else if (HS <= 128)
-            body.template operator()<T, 4>();
-        else
-            body.template operator()<T, 8>();
-    };
-    if (dtype == Dtype::bf16)
-        with_type(bf16{});
-    else
-        with_type(float{});
-}
+// The tiers. Their backward comes after the first pass: `dout` is dO, scratch.delta is D, dgate and dsinks are done; it computes dq, dk,
+// dv, drelative, dq_factors and dk_factors.
+void simple_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments,
+                              const AttentionParams& params, Stream& stream);
+void simple_attention_backward(const AttentionGradients& d, Tensor dout, Tensor lse, const AttentionInputs& in,
+                               const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params,
+                               Stream& stream);
 
 }  // namespace traincu::gpu

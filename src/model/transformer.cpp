@@ -48,6 +48,8 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     activations.add(slot_.positions, "positions", Dtype::i32, {T});
     activations.add(slot_.loss_weights, "loss_weights", Dtype::f32, {T});
     activations.add(slot_.segment_rows, "segments", Dtype::i64, {T, 5});
+    activations.add(slot_.query_tiles, "query_tiles", Dtype::i32, {T, 5});
+    activations.add(slot_.key_tiles, "key_tiles", Dtype::i32, {std::max(T, options.cache_tokens), 5});
     if (training) {
         activations.add(slot_.token_order, "token_order", Dtype::i32, {T});
         if (c.position == PositionKind::learned) activations.add(slot_.position_order, "position_order", Dtype::i32, {T});
@@ -105,6 +107,7 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     scratch.add(d_.qkv, "dqkv", type, {T, c.qkv_width()});
     if (c.qk_norm) scratch.add(d_.qk, "dqk", type, {T, c.q_width() + c.kv_width()});
     scratch.add(d_.attention_out, "dattention_out", type, {T, c.q_width()});
+    scratch.add(d_.delta, "delta", statistics, {T, c.n_head});
     scratch.add(d_.fc, "dfc", type, {T, c.fc_width()});
     if (c.mlp == MlpKind::swiglu) scratch.add(d_.act, "dact", type, {T, c.d_ff});
 }
@@ -113,7 +116,9 @@ void Transformer::bind(const Stream& stream) {
     const ModelConfig& c = options_.config;
     if (options_.unit_rows < 0) options_.unit_rows = default_unit_rows(stream.device());
     for (auto [layer, field] : shared_) slot_.blocks[layer].*field = slot_.blocks[0].*field;
-    uploads_.allocate(stream, options_.max_tokens * static_cast<int64_t>(6 * sizeof(int32_t) + sizeof(Segment)) + 256);
+    uploads_.allocate(stream,
+                      options_.max_tokens * static_cast<int64_t>(6 * sizeof(int32_t) + sizeof(Segment) + 2 * sizeof(AttentionTile)) +
+                          options_.cache_tokens * static_cast<int64_t>(sizeof(AttentionTile)) + 256);
     if (angles_) {
         HostCopy angles(angles_, stream);
         rope_angles(angles.tensor(), c.rope_theta, c.rope_scaling);
@@ -142,7 +147,11 @@ void Transformer::load(const MicroBatch& batch, Stream& stream) {
     uploads_.send(view(slot_.targets), batch.targets.data(), stream);
     uploads_.send(view(slot_.positions), batch.positions.data(), stream);
     uploads_.send(view(slot_.loss_weights), batch.loss_weights.data(), stream);
+    const AttentionTiles tiles = attention_tiles(batch.segments, 0);
+    n_query_tiles_ = static_cast<int64_t>(tiles.query.size()), n_key_tiles_ = static_cast<int64_t>(tiles.key.size());
     uploads_.send(segments().device, batch.segments.data(), stream);
+    uploads_.send(segments().query_tiles, tiles.query.data(), stream);
+    uploads_.send(segments().key_tiles, tiles.key.data(), stream);
     auto send_order = [&](Tensor order, const std::vector<int32_t>& ids, int64_t rows) {
         if (!order) return;
         order_.resize(static_cast<size_t>(T));
@@ -155,7 +164,8 @@ void Transformer::load(const MicroBatch& batch, Stream& stream) {
 }
 
 SegmentTable Transformer::segments() const {
-    return {slot_.segments, slot_.segment_rows.slice_rows(0, static_cast<int64_t>(slot_.segments.size()))};
+    return {slot_.segments, slot_.segment_rows.slice_rows(0, static_cast<int64_t>(slot_.segments.size())),
+            slot_.query_tiles.slice_rows(0, n_query_tiles_), slot_.key_tiles.slice_rows(0, n_key_tiles_)};
 }
 
 double Transformer::attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(options_.config.head_size)); }
@@ -215,8 +225,8 @@ void Transformer::forward_attention(BlockSlot& s, const BlockTensors& w, bool wi
         k = s.cache.k.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
         v = s.cache.v.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
     }
-    attention_forward(view(s.attention_out).view({slot_.T, c.n_head, c.head_size}), view(s.lse), q, k, v, segments(), {attention_scale()},
-                      stream);
+    attention_forward(view(s.attention_out).view({slot_.T, c.n_head, c.head_size}), view(s.lse), {.q = q, .k = k, .v = v}, segments(),
+                      {attention_scale()}, stream);
     if (with_output) linear_forward(view(slot_.branch), view(s.attention_out), w.attention_out, w.attention_out_bias, stream);
 }
 
@@ -329,9 +339,9 @@ void Transformer::backward_input_block(int layer, Stream& stream) {
     Tensor dq = dqk.slice_cols(0, qw).view({T, c.n_head, c.head_size}), dk = dqk.slice_cols(qw, kw).view({T, c.n_kv_head, c.head_size});
     Tensor dv = dqkv.slice_cols(qw + kw, kw).view({T, c.n_kv_head, c.head_size});
     zero(dk, stream), zero(dv, stream);  // accumulated by attention
-    attention_backward(dq, dk, dv, view(d_.attention_out).view({T, c.n_head, c.head_size}),
-                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), q, k, v, segments(), {attention_scale()},
-                       stream);
+    attention_backward({.dq = dq, .dk = dk, .dv = dv}, view(d_.attention_out).view({T, c.n_head, c.head_size}),
+                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), {.q = q, .k = k, .v = v},
+                       {.delta = view(d_.delta)}, segments(), {attention_scale()}, stream);
     if (touches_qk(c))
         qk_norm_rope_backward(dqkv, d.q_norm, d.k_norm, dqk, view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions),
                               angles_, rope_params(c), options_.unit_rows, stream);

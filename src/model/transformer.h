@@ -68,6 +68,7 @@ struct Slot {
     Tensor tokens, targets, positions, loss_weights;  // (T) i32, i32, i32, f32
     Tensor token_order, position_order;               // (T) i32, for the embedding's gradient (kernels/embedding.h)
     Tensor segment_rows;                              // (T,5) i64, on a GPU: the table below, a row each
+    Tensor query_tiles, key_tiles;                    // (T,5) i32: its tiles (kernels/attention_tiles.h)
     std::vector<Segment> segments;
     std::vector<BlockSlot> blocks;
     HeadSlot head;
@@ -89,12 +90,12 @@ struct ModelOptions {
     int64_t unit_rows = -1;  // sums over tokens go unit by unit (kernels/norm.h); below 0: default_unit_rows() of the stream's device
     double z_loss = 0;
     int64_t logits_bytes = int64_t{64} << 20;  // how much of the (T,V) logits may exist at a time
-    bool training = true;      // gradients and saved activations; else one block's memory serves all
-    int64_t cache_tokens = 0;  // room of the key/value caches; 0 = none
+    bool training = true;                      // gradients and saved activations; else one block's memory serves all
+    int64_t cache_tokens = 0;                  // room of the key/value caches; 0 = none
 };
 
-// Rows of logits that exist at a time: as many as fill logits_bytes, large enough for an efficient product, far below (T,V). A power of two,
-// so that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
+// Rows of logits that exist at a time: as many as fill logits_bytes, large enough for an efficient product, far below (T,V). A power of
+// two, so that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
 int64_t logits_rows(const ModelOptions& options);
 
 class Transformer {
@@ -146,6 +147,7 @@ private:
     WeightDoor& door_;
     Slot slot_;
     SegmentTable segments() const;
+    int64_t n_query_tiles_ = 0, n_key_tiles_ = 0;
 
     int64_t chunk_ = 0;  // logits_rows()
     Uploads uploads_;
@@ -162,6 +164,7 @@ private:
         Tensor qkv;            // (T,(NH+2*NKV)*HS)
         Tensor qk;             // (T,(NH+NKV)*HS), a view of qkv without QK-norm
         Tensor attention_out;  // (T,NH*HS)
+        Tensor delta;          // statistics (T,NH)
         Tensor fc;             // (T,F or 2F)
         Tensor act;            // (T,F)
     } d_;

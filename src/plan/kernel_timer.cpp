@@ -127,13 +127,17 @@ void KernelTimer::prepare(const KernelCall& call) {
     x.arena.add(x.positions, "positions", Dtype::i32, {static_cast<int64_t>(positions.size())});
     x.arena.add(x.ones, "ones", Dtype::f32, {static_cast<int64_t>(ones.size())});
     if (!angles.empty()) x.arena.add(x.angles, "angles", Dtype::f32, {position_rows(width), call.sizes[3]});
+    const AttentionTiles tiles = attention_tiles(x.segments, 0);
     x.arena.add(x.segment_rows, "segments", Dtype::i64, {static_cast<int64_t>(x.segments.size()), 5});
+    x.arena.add(x.query_tiles, "query_tiles", Dtype::i32, {static_cast<int64_t>(tiles.query.size()), 5});
+    x.arena.add(x.key_tiles, "key_tiles", Dtype::i32, {static_cast<int64_t>(tiles.key.size()), 5});
     x.arena.allocate(stream_.memory());
     auto send = [&](const Tensor& to, const void* from) {
         if (to.bytes() > 0) stream_.upload(to, from);
     };
     send(x.ids, ids.data()), send(x.order, order.data()), send(x.positions, positions.data()), send(x.ones, ones.data());
     send(x.angles, angles.data()), send(x.segment_rows, x.segments.data());
+    send(x.query_tiles, tiles.query.data()), send(x.key_tiles, tiles.key.data());
 }
 
 void KernelTimer::run(const KernelCall& call) {
@@ -143,7 +147,7 @@ void KernelTimer::run(const KernelCall& call) {
     auto out_wide = [&](std::initializer_list<int64_t> shape) { return outputs_.take(shape, wide_); };
     const int64_t unit = default_unit_rows(stream_.device());  // as in training
     const auto [N, width, third, fourth, fifth, sixth] = call.sizes;
-    const auto& [arena, ids, positions, order, ones, angles, segment_rows, segments] = *indices_;
+    const auto& [arena, ids, positions, order, ones, angles, segment_rows, query_tiles, key_tiles, segments] = *indices_;
     switch (call.kernel) {
         case Kernel::embedding_forward:
             embedding_forward(out({N, width}), ids, positions, in({third, width}), fourth ? in({position_rows(width), width}) : Tensor(),
@@ -202,15 +206,16 @@ void KernelTimer::run(const KernelCall& call) {
                 return qkv.slice_cols(begin * HS, count * HS).view({N, count, HS});
             };
             const AttentionParams params{1.0 / std::sqrt(static_cast<double>(HS))};
-            const SegmentTable table{segments, segment_rows};
+            const SegmentTable table{segments, segment_rows, query_tiles, key_tiles};
             const Tensor qkv = in({N, q_width + 2 * kv_width}), q = heads(qkv, 0, NH), k = heads(qkv, NH, NKV),
                          v = heads(qkv, NH + NKV, NKV);
             if (call.kernel == Kernel::attention_forward) {
-                attention_forward(out({N, NH, HS}), out_wide({N, NH}), q, k, v, table, params, stream_);
+                attention_forward(out({N, NH, HS}), out_wide({N, NH}), {.q = q, .k = k, .v = v}, table, params, stream_);
             } else {
                 const Tensor d = out({N, q_width + 2 * kv_width});
-                attention_backward(heads(d, 0, NH), heads(d, NH, NKV), heads(d, NH + NKV, NKV), in({N, NH, HS}), in({N, NH, HS}),
-                                   in_wide({N, NH}), q, k, v, table, params, stream_);
+                attention_backward({.dq = heads(d, 0, NH), .dk = heads(d, NH, NKV), .dv = heads(d, NH + NKV, NKV)}, in({N, NH, HS}),
+                                   in({N, NH, HS}), in_wide({N, NH}), {.q = q, .k = k, .v = v}, {.delta = out_wide({N, NH})}, table, params,
+                                   stream_);
             }
             break;
         }

@@ -40,7 +40,7 @@ private:
     // What a call reads besides: ids, positions and the like. On the stream's device.
     struct Indices {
         Arena arena{"kernel timing"};
-        Tensor ids, positions, order, ones, angles, segment_rows;
+        Tensor ids, positions, order, ones, angles, segment_rows, query_tiles, key_tiles;
         std::vector<Segment> segments;
     };
     void prepare(const KernelCall& call);

@@ -1,163 +1,17 @@
 // Attention against brute force in double, and the promises about bits: threads, packing, slices.
-#include "kernels/attention.h"
-
 #include <doctest/doctest.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 
-#include "tests/support/numeric.h"
+#include "tests/kernels/attention_fixture.h"
 
 namespace traincu::test {
 namespace {
-
-struct Shape {
-    int64_t NH, NKV, HS;
-    std::vector<Segment> segments;
-    int64_t gap = 3;  // after each row of queries and outputs; a multiple of 8: rows begin at multiples of 16 bytes
-    int64_t T() const { return extent(&Segment::q_start, &Segment::q_len); }
-    int64_t Tk() const { return extent(&Segment::kv_start, &Segment::kv_len); }
-
-private:
-    int64_t extent(int64_t Segment::*start, int64_t Segment::*length) const {
-        int64_t end = 0;
-        for (const Segment& s : segments) end = std::max(end, s.*start + s.*length);
-        return end;
-    }
-};
-
-std::vector<Segment> documents(const std::vector<int64_t>& lengths) {
-    std::vector<Segment> segments;
-    int64_t at = 0;
-    for (int64_t n : lengths) segments.push_back({at, n, at, n, 0}), at += n;
-    return segments;
-}
-
-std::vector<double> values(const Tensor& t) {
-    std::vector<double> all;
-    for (int64_t r = 0; r < t.rows(); r++)
-        for (int64_t c = 0; c < t.cols(); c++) all.push_back(Pool::get(t, r * t.row_stride + c));
-    return all;
-}
-
-bool same_bits(const Tensor& a, const Tensor& b) {
-    if (a.rows() != b.rows() || a.cols() != b.cols() || a.dtype != b.dtype) return false;
-    for (int64_t r = 0; r < a.rows(); r++)
-        if (std::memcmp(a.slice_rows(r, 1).data, b.slice_rows(r, 1).data, static_cast<size_t>(a.cols() * size_of(a.dtype))) != 0)
-            return false;
-    return true;
-}
-
-// |a - b| / |b|; NaN in a gives NaN.
-template <class A>
-double distance(const std::vector<A>& a, const std::vector<double>& b) {
-    REQUIRE(a.size() == b.size());
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < a.size(); i++) difference += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
-    return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
-}
-
-SegmentTable table_of(Pool& pool, const std::vector<Segment>& segments) {
-    if (!on_gpu()) return {segments, {}};
-    Tensor device = pool.zeros(Dtype::i64, {static_cast<int64_t>(segments.size()), 5});
-    std::memcpy(device.data, segments.data(), segments.size() * sizeof(Segment));
-    return {segments, device};
-}
-
-// The tensors of one problem, on the tests' device. Queries and outputs are strided views with a gap after each row; keys and values are
-// packed side by side.
-struct Problem {
-    Shape shape;
-    double scale;
-    Tensor q, k, v, dout, out, lse, dq, dk, dv;
-    Tensor device_segments;
-
-    Problem(Pool& pool, Dtype type, const Shape& s, double spread = 1.0) : shape(s), scale(1 / std::sqrt(static_cast<double>(s.HS))) {
-        const int64_t T = s.T(), Tk = s.Tk(), A = s.NH * s.HS, B = s.NKV * s.HS;
-        auto heads = [&](const Tensor& wide, int64_t at, int64_t n) { return wide.slice_cols(at, n * s.HS).view({wide.rows(), n, s.HS}); };
-        auto wide_normal = [&](double std) { return heads(pool.normal(type, {T, A + s.gap}, std), 0, s.NH); };
-        auto wide_poison = [&] { return heads(pool.poison(type, {T, A + s.gap}), 0, s.NH); };
-        q = wide_normal(spread), dout = wide_normal(1);
-        Tensor kv = pool.normal(type, {Tk, 2 * B}), dkv = pool.zeros(type, {Tk, 2 * B});
-        k = heads(kv, 0, s.NKV), v = heads(kv, B, s.NKV), dk = heads(dkv, 0, s.NKV), dv = heads(dkv, B, s.NKV);
-        out = wide_poison(), dq = wide_poison();
-        lse = pool.poison(statistics_of(type), {T, s.NH});
-        device_segments = table_of(pool, s.segments).device;
-    }
-    void forward() {
-        attention_forward(out, lse, q, k, v, {shape.segments, device_segments}, {scale}, test_stream());
-        test_stream().synchronize();
-    }
-    void backward() {
-        attention_backward(dq, dk, dv, dout, out, lse, q, k, v, {shape.segments, device_segments}, {scale}, test_stream());
-        test_stream().synchronize();
-    }
-    std::vector<Tensor> results() const { return {out, lse, dq, dk, dv}; }
-};
-
-// x as a tensor of that type would hold it.
-template <class R>
-R stored(R x, Dtype type) {
-    return type == Dtype::bf16 ? static_cast<R>(bf16_to_float(float_to_bf16(static_cast<float>(x)))) : x;
-}
-
-// The contract's formulas in plain loops, all sums in R: R = double is the truth; R = float is what a naive kernel would reach, which keeps
-// its results in the problem's type (the backward reads `out` back from there).
-template <class R>
-struct Naive {
-    std::vector<R> out, lse, dq, dk, dv;
-
-    explicit Naive(const Problem& problem) {
-        const int64_t NH = problem.shape.NH, NKV = problem.shape.NKV, HS = problem.shape.HS;
-        const std::vector<double> q = values(problem.q), k = values(problem.k), v = values(problem.v), dout = values(problem.dout);
-        out.resize(q.size()), dq.resize(q.size()), dk.resize(k.size()), dv.resize(v.size()), lse.resize(q.size() / static_cast<size_t>(HS));
-        const R scale = static_cast<R>(problem.scale);
-        const Dtype type = std::is_same_v<R, double> ? Dtype::f64 : problem.q.dtype;
-        for (const Segment& s : problem.shape.segments)
-            for (int64_t h = 0; h < NH; h++)
-                for (int64_t i = 0; i < s.q_len; i++) {
-                    const size_t head_at = static_cast<size_t>((s.q_start + i) * NH + h), at = head_at * static_cast<size_t>(HS);
-                    const int64_t seen = s.kv_len - s.q_len + i + 1, kv_head = h / (NH / NKV);
-                    auto kv_at = [&](int64_t j) { return static_cast<size_t>(((s.kv_start + j) * NKV + kv_head) * HS); };
-                    std::vector<R> p;
-                    R top = -INFINITY, sum = 0, dot = 0;
-                    for (int64_t j = 0; j < seen; j++) {
-                        R score = 0;
-                        for (size_t d = 0; d < static_cast<size_t>(HS); d++)
-                            score += static_cast<R>(q[at + d]) * static_cast<R>(k[kv_at(j) + d]);
-                        p.push_back(scale * score), top = std::max(top, p.back());
-                    }
-                    const std::vector<R> scores = p;
-                    for (R& x : p) x = std::exp(x - top), sum += x;
-                    for (R& x : p) x /= sum;
-                    lse[head_at] = top + std::log(sum);
-                    for (size_t d = 0; d < static_cast<size_t>(HS); d++) {
-                        for (int64_t j = 0; j < seen; j++) out[at + d] += p[static_cast<size_t>(j)] * static_cast<R>(v[kv_at(j) + d]);
-                        out[at + d] = stored(out[at + d], type);
-                        dot += static_cast<R>(dout[at + d]) * out[at + d];
-                    }
-                    for (int64_t j = 0; j < seen; j++) {
-                        p[static_cast<size_t>(j)] = std::exp(scores[static_cast<size_t>(j)] - lse[head_at]);  // what the backward can know
-                        R dp = 0;
-                        for (size_t d = 0; d < static_cast<size_t>(HS); d++)
-                            dp += static_cast<R>(dout[at + d]) * static_cast<R>(v[kv_at(j) + d]);
-                        const R ds = scale * p[static_cast<size_t>(j)] * (dp - dot);
-                        for (size_t d = 0; d < static_cast<size_t>(HS); d++) {
-                            dq[at + d] += ds * static_cast<R>(k[kv_at(j) + d]);
-                            dk[kv_at(j) + d] += ds * static_cast<R>(q[at + d]);
-                            dv[kv_at(j) + d] += p[static_cast<size_t>(j)] * static_cast<R>(dout[at + d]);
-                        }
-                    }
-                }
-        for (std::vector<R>* result : {&dq, &dk, &dv})
-            for (R& x : *result) x = stored(x, type);
-    }
-};
 
 const Shape ragged{4, 2, 16,
                    documents(on_gpu() ? std::vector<int64_t>{1, 34, 3, 1, 40, 17} : std::vector<int64_t>{1, 70, 3, 1, 130, 64, 17})};
@@ -211,23 +65,23 @@ TEST_SUITE("attention") {
                 CAPTURE(shape.HS);
                 Pool pool;
                 Problem x(pool, type, shape);
-                x.forward(), x.backward();
                 const Naive<double> truth(x);
                 const Naive<float> naive(x);
-                auto check = [&](const std::string& what, Tensor Problem::*result, std::vector<double> Naive<double>::*exact,
+                x.forward(), x.backward();
+                auto check = [&](const std::string& what, const Tensor& result, std::vector<double> Naive<double>::*exact,
                                  std::vector<float> Naive<float>::*f32) {
                     CAPTURE(what);
                     // Of a few numbers the naive ones may be right by chance.
                     const double luck = (truth.*exact).size() < 8 ? std::sqrt(static_cast<double>(shape.HS)) : 1;
                     const double tolerance = type == Dtype::f64 ? 1e-13 : 2 * distance(naive.*f32, truth.*exact) + luck * 0x1p-23;
-                    CHECK(distance(values(x.*result), truth.*exact) < tolerance);
+                    CHECK(distance(values(result), truth.*exact) < tolerance);
                 };
-                check("out", &Problem::out, &Naive<double>::out, &Naive<float>::out);
-                check("lse", &Problem::lse, &Naive<double>::lse, &Naive<float>::lse);
-                check("dv", &Problem::dv, &Naive<double>::dv, &Naive<float>::dv);
+                check("out", x.out, &Naive<double>::out, &Naive<float>::out);
+                check("lse", x.lse, &Naive<double>::lse, &Naive<float>::lse);
+                check("dv", x.d.dv, &Naive<double>::dv, &Naive<float>::dv);
                 if (shape.T() == 1 && shape.Tk() == 1) continue;  // one key: dq = dk = 0, and the errors are of no size
-                check("dq", &Problem::dq, &Naive<double>::dq, &Naive<float>::dq);
-                check("dk", &Problem::dk, &Naive<double>::dk, &Naive<float>::dk);
+                check("dq", x.d.dq, &Naive<double>::dq, &Naive<float>::dq);
+                check("dk", x.d.dk, &Naive<double>::dk, &Naive<float>::dk);
             }
     }
 
@@ -260,9 +114,9 @@ TEST_SUITE("attention") {
                 }
             CHECK(distance(numeric, analytic) < 1e-8);
         };
-        check(x.q, x.dq);
-        check(x.k, x.dk);
-        check(x.v, x.dv);
+        check(x.in.q, x.d.dq);
+        check(x.in.k, x.d.dk);
+        check(x.in.v, x.d.dv);
     }
 
     TEST_CASE("attention: scores of +-80 and beyond stay finite and right") {
@@ -279,7 +133,7 @@ TEST_SUITE("attention") {
                 const Naive<double> truth(x);
                 const Naive<float> naive(x);
                 CHECK(distance(values(x.out), truth.out) < 2 * distance(naive.out, truth.out) + 0x1p-23);
-                CHECK(distance(values(x.dv), truth.dv) < 2 * distance(naive.dv, truth.dv) + 0x1p-23);
+                CHECK(distance(values(x.d.dv), truth.dv) < 2 * distance(naive.dv, truth.dv) + 0x1p-23);
             }
     }
 
@@ -289,17 +143,17 @@ TEST_SUITE("attention") {
             Pool pool, again;
             Problem x(pool, type, ragged), y(again, type, ragged);
             x.forward(), x.backward();
-            for (const Tensor& t : {y.dk, y.dv})
+            for (const Tensor& t : {y.d.dk, y.d.dv})
                 for (int64_t i = 0; i < t.rows(); i++)
                     for (int64_t c = 0; c < t.cols(); c++) Pool::set(t, i * t.row_stride + c, 1);
             y.forward(), y.backward();
-            CHECK(same_bits(x.dq, y.dq));
-            for (auto [from_zero, from_one] : {std::pair{x.dk, y.dk}, std::pair{x.dv, y.dv}}) {
+            CHECK(same_bits(x.d.dq, y.d.dq));
+            for (auto [from_zero, from_one] : {std::pair{x.d.dk, y.d.dk}, std::pair{x.d.dv, y.d.dv}}) {
                 std::vector<double> expected = values(from_zero);
                 for (double& value : expected) value += 1;
                 CHECK(distance(values(from_one), expected) < (type == Dtype::f64 ? 1e-15 : type == Dtype::f32 ? 0x1p-23 : 0x1p-8));
             }
-            for (const Tensor& t : {x.out, x.dq})  // the gaps between the rows
+            for (const Tensor& t : {x.out, x.d.dq})  // the gaps between the rows
                 for (int64_t r = 0; r < t.rows(); r++)
                     for (int64_t c = t.cols(); c < t.row_stride; c++) {
                         if (r == t.rows() - 1) break;  // beyond the last row lies nothing that the tensor knows
@@ -317,12 +171,12 @@ TEST_SUITE("attention") {
             const int64_t half = kept.q_start + kept.q_len / 2;  // what comes after this token changes, as do all other documents
             for (int64_t r = 0; r < ragged.T(); r++)
                 if (r < kept.q_start || r > half)
-                    for (const Tensor& t : {y.q, y.k, y.v, y.dout})
+                    for (const Tensor& t : {y.in.q, y.in.k, y.in.v, y.dout})
                         for (int64_t c = 0; c < t.cols(); c++) Pool::set(t, r * t.row_stride + c, Pool::get(t, r * t.row_stride + c) * -3);
             for (Problem* problem : {&x, &y}) problem->forward(), problem->backward();
             const int64_t count = half + 1 - kept.q_start;
-            for (auto result : {&Problem::out, &Problem::lse, &Problem::dq})
-                CHECK(same_bits((x.*result).slice_rows(kept.q_start, count), (y.*result).slice_rows(kept.q_start, count)));
+            for (auto [one, other] : {std::pair{x.out, y.out}, std::pair{x.lse, y.lse}, std::pair{x.d.dq, y.d.dq}})
+                CHECK(same_bits(one.slice_rows(kept.q_start, count), other.slice_rows(kept.q_start, count)));
             CHECK(!same_bits(x.out, y.out));
         }
     }
@@ -366,8 +220,8 @@ TEST_SUITE("attention") {
             for (const Segment& s : ragged.segments) {
                 Pool again, other;
                 Problem part(again, type, ragged), alone(other, type, {ragged.NH, ragged.NKV, ragged.HS, documents({s.q_len})});
-                for (auto input : {&Problem::q, &Problem::k, &Problem::v, &Problem::dout})
-                    alone.*input = (part.*input).slice_rows(s.q_start, s.q_len);
+                auto rows = [&](const Tensor& t) { return t.slice_rows(s.q_start, s.q_len); };
+                alone.in.q = rows(part.in.q), alone.in.k = rows(part.in.k), alone.in.v = rows(part.in.v), alone.dout = rows(part.dout);
                 alone.forward(), alone.backward();
                 for (size_t i = 0; i < alone.results().size(); i++)
                     CHECK(same_bits(alone.results()[i], packed.results()[i].slice_rows(s.q_start, s.q_len)));
@@ -392,21 +246,21 @@ TEST_SUITE("attention") {
                 const std::vector<Segment> segment = {{0, length, 0, begin + length, begin}};
                 const SegmentTable table = table_of(again, segment);
                 auto rows = [&](const Tensor& t) { return t.slice_rows(begin, length); };
-                attention_forward(rows(slices.out), rows(slices.lse), rows(slices.q), slices.k, slices.v, table, {slices.scale},
-                                  test_stream());
-                attention_backward(rows(slices.dq), slices.dk, slices.dv, rows(slices.dout), rows(slices.out), rows(slices.lse),
-                                   rows(slices.q), slices.k, slices.v, table, {slices.scale}, test_stream());
+                const AttentionInputs in = {.q = rows(slices.in.q), .k = slices.in.k, .v = slices.in.v};
+                attention_forward(rows(slices.out), rows(slices.lse), in, table, slices.params, test_stream());
+                attention_backward({.dq = rows(slices.d.dq), .dk = slices.d.dk, .dv = slices.d.dv}, rows(slices.dout), rows(slices.out),
+                                   rows(slices.lse), in, {.delta = rows(slices.scratch.delta)}, table, slices.params, test_stream());
                 test_stream().synchronize();
             }
             CHECK(same_bits(slices.out, whole.out));
             CHECK(same_bits(slices.lse, whole.lse));
-            CHECK(same_bits(slices.dq, whole.dq));
+            CHECK(same_bits(slices.d.dq, whole.d.dq));
             // dk and dv are rounded to bf16 once a slice.
             const double roundings = type == Dtype::bf16 ? static_cast<double>(count) : 1;
             const Naive<double> truth(whole);
             const Naive<float> naive(whole);
-            CHECK(distance(values(slices.dk), truth.dk) < 2 * roundings * distance(naive.dk, truth.dk));
-            CHECK(distance(values(slices.dv), truth.dv) < 2 * roundings * distance(naive.dv, truth.dv));
+            CHECK(distance(values(slices.d.dk), truth.dk) < 2 * roundings * distance(naive.dk, truth.dk));
+            CHECK(distance(values(slices.d.dv), truth.dv) < 2 * roundings * distance(naive.dv, truth.dv));
         }
     }
 

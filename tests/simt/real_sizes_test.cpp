@@ -126,25 +126,33 @@ void optimizer_operations(const MadeUp& make, const Shapes& s, Stream& stream) {
 // Segments of n tokens each; the last may be shorter.
 struct Documents {
     std::vector<Segment> host;
-    Tensor device;
+    Tensor device, query_tiles, key_tiles;
     Documents(int64_t T, int64_t n) {
         for (int64_t begin = 0; begin < T; begin += n) host.push_back({begin, std::min(n, T - begin), begin, std::min(n, T - begin), 0});
-        device = Tensor(nullptr, Dtype::i64, {static_cast<int64_t>(host.size()), 5});
-        device.data = gpu::allocate(device.bytes());
+        auto allocate = [](Dtype dtype, size_t rows) {
+            Tensor t(nullptr, dtype, {static_cast<int64_t>(rows), 5});
+            t.data = gpu::allocate(t.bytes());
+            return t;
+        };
+        const AttentionTiles tiles = attention_tiles(host, 0);
+        device = allocate(Dtype::i64, host.size());
+        query_tiles = allocate(Dtype::i32, tiles.query.size()), key_tiles = allocate(Dtype::i32, tiles.key.size());
     }
 };
 
 void attention(const MadeUp& make, int64_t T, int64_t NH, int64_t NKV, int64_t HS, int64_t document, Stream& stream) {
     const Documents documents(T, document);
-    const SegmentTable table{documents.host, documents.device};
+    const SegmentTable table{documents.host, documents.device, documents.query_tiles, documents.key_tiles};
     auto heads = [&](const Tensor& qkv, int64_t first, int64_t count) {
         return qkv.slice_cols(first * HS, count * HS).view({T, count, HS});
     };
     const Tensor qkv = make.view(T, (NH + 2 * NKV) * HS), d = make.view(T, (NH + 2 * NKV) * HS), lse = make.statistics({T, NH});
     const Tensor q = heads(qkv, 0, NH), k = heads(qkv, NH, NKV), v = heads(qkv, NH + NKV, NKV), out = make({T, NH, HS});
-    attention_forward(out, lse, q, k, v, table, {0.1}, stream);
-    attention_backward(heads(d, 0, NH), heads(d, NH, NKV), heads(d, NH + NKV, NKV), make({T, NH, HS}), out, lse, q, k, v, table, {0.1},
-                       stream);
+    const AttentionInputs in = {.q = q, .k = k, .v = v};
+    const AttentionScratch scratch = {.delta = make.statistics({T, NH})};
+    attention_forward(out, lse, in, table, {0.1}, stream);
+    attention_backward({.dq = heads(d, 0, NH), .dk = heads(d, NH, NKV), .dv = heads(d, NH + NKV, NKV)}, make({T, NH, HS}), out, lse, in,
+                       scratch, table, {0.1}, stream);
 }
 
 // Runs body(stream, make, unit) for GPUs, types, and ways to lie in memory.

@@ -1,13 +1,12 @@
-// Attention's backward on the GPU, tier 0: kernels/attention_gpu.h says how the threads share the work. Three kernels:
-//   D                      one warp per (row, head): D = dout . out, into the workspace (T,NH)
-//   dq                     one warp per (query row, head), over the tiles of keys that it sees
-//   dk, dv                 one warp per (key row, key head), over the segments that hold the key, in each the heads of the group, in each
+// Attention's backward on the GPU, the simple kernels: kernels/attention_simple.h says how the threads share the work. Two kernels:
+//   dq       one warp per (query row, head), over the tiles of keys that it sees
+//   dk, dv   one warp per (key row, key head), over the segments that hold the key, in each the heads of the group, in each the tiles of
 //   the
-//                          tiles of the queries that see the key, all ascending: no atomics. A key's sums are added to dk, dv once.
+//            queries that see the key, all ascending: no atomics. A key's sums are added to dk, dv once.
 // The scores and P are computed twice, in dq and in dk, dv: 7 products instead of 5.
 //
 // FLOPs: 14 NH HS a visible pair. Bytes: as in the forward, mostly from L2. Floor: FLOPs / 12 TFLOP/s (H200). Fraction: not measured.
-#include "kernels/attention_gpu.h"
+#include "kernels/attention_simple.h"
 
 namespace traincu::gpu {
 
@@ -18,22 +17,10 @@ struct AttentionSaved {
     const float *lse, *D;  // (T,NH)
 };
 
-template <class T>
-__global__ void __launch_bounds__(attention_threads, 2)
-    attention_row_products_kernel(float* D, AttentionHeads<const T> dout, AttentionHeads<const T> out, AttentionSizes sizes) {
-    const int lane = static_cast<int>(threadIdx.x) % warp_size;
-    const int64_t at = int64_t{blockIdx.x} * attention_warps + threadIdx.x / warp_size;  // row and head
-    if (at >= sizes.T * sizes.NH) return;
-    const T *x = dout.row(at / sizes.NH, at % sizes.NH, sizes.HS), *y = out.row(at / sizes.NH, at % sizes.NH, sizes.HS);
-    float sum = 0;
-    for (int d = lane; d < sizes.HS; d += warp_size) sum = fmaf(to_float(x[d]), to_float(y[d]), sum);
-    sum = warp_sum(sum);
-    if (lane == 0) D[at] = sum;
-}
-
 template <class T, int columns>
 __global__ void __launch_bounds__(attention_threads, 2)
-    attention_dq_kernel(AttentionHeads<T> dq, AttentionSaved<T> saved, AttentionSegments segments, AttentionSizes sizes, float scale) {
+    attention_simple_dq_kernel(AttentionHeads<T> dq, AttentionSaved<T> saved, AttentionSegments segments, AttentionSizes sizes,
+                               float scale) {
     float* q_rows = shared<float>();                            // (8, pitch), already scaled
     float* dout_rows = q_rows + attention_warps * sizes.pitch;  // (8, pitch)
     float* k_tile = dout_rows + attention_warps * sizes.pitch;  // (32, pitch)
@@ -80,8 +67,8 @@ __global__ void __launch_bounds__(attention_threads, 2)
 
 template <class T, int columns>
 __global__ void __launch_bounds__(attention_threads, 2)
-    attention_dkv_kernel(AttentionHeads<T> dk, AttentionHeads<T> dv, AttentionSaved<T> saved, AttentionSegments segments,
-                         AttentionSizes sizes, float scale) {
+    attention_simple_dkv_kernel(AttentionHeads<T> dk, AttentionHeads<T> dv, AttentionSaved<T> saved, AttentionSegments segments,
+                                AttentionSizes sizes, float scale) {
     float* k_rows = shared<float>();                           // (8, pitch)
     float* v_rows = k_rows + attention_warps * sizes.pitch;    // (8, pitch)
     float* q_tile = v_rows + attention_warps * sizes.pitch;    // (32, pitch), already scaled
@@ -145,28 +132,26 @@ __global__ void __launch_bounds__(attention_threads, 2)
     }
 }
 
-void attention_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v,
-                        const SegmentTable& segments, const AttentionParams& params, Stream& stream) {
-    const AttentionSizes sizes = attention_sizes(q, k);
-    if (sizes.T == 0) return;
-    float* D = static_cast<float*>(stream.workspace(sizes.T * sizes.NH * int64_t{sizeof(float)}));
+void simple_attention_backward(const AttentionGradients& d, Tensor dout, Tensor lse, const AttentionInputs& in,
+                               const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params,
+                               Stream& stream) {
+    const AttentionSizes sizes = attention_sizes(in.q, in.k);
     const float scale = static_cast<float>(params.scale);
     const AttentionSegments table = attention_segments(segments);
     auto blocks = [](int64_t rows) { return static_cast<unsigned>(div_ceil(rows, attention_warps)); };
     const int64_t shared_bytes = attention_shared_bytes(2 * attention_warps, sizes);
-    attention_dispatch(q.dtype, sizes.HS, [&]<class T, int columns>() {
+    attention_dispatch(in.q.dtype, sizes.HS, [&]<class T, int columns>() {
         const AttentionSaved<T> saved{attention_heads<const T>(dout),
-                                      attention_heads<const T>(q),
-                                      attention_heads<const T>(k),
-                                      attention_heads<const T>(v),
+                                      attention_heads<const T>(in.q),
+                                      attention_heads<const T>(in.k),
+                                      attention_heads<const T>(in.v),
                                       lse.as<float>(),
-                                      D};
-        launch(attention_row_products_kernel<T>, dim3(blocks(sizes.T * sizes.NH)), dim3(attention_threads), 0, stream, D, saved.dout,
-               attention_heads<const T>(out), sizes);
-        launch(attention_dq_kernel<T, columns>, dim3(blocks(sizes.T), static_cast<unsigned>(sizes.NH)), dim3(attention_threads),
-               shared_bytes, stream, attention_heads<T>(dq), saved, table, sizes, scale);
-        launch(attention_dkv_kernel<T, columns>, dim3(blocks(sizes.Tk), static_cast<unsigned>(k.shape[1])), dim3(attention_threads),
-               shared_bytes, stream, attention_heads<T>(dk), attention_heads<T>(dv), saved, table, sizes, scale);
+                                      scratch.delta.as<float>()};
+        launch(attention_simple_dq_kernel<T, columns>, dim3(blocks(sizes.T), static_cast<unsigned>(sizes.NH)), dim3(attention_threads),
+               shared_bytes, stream, attention_heads<T>(d.dq), saved, table, sizes, scale);
+        launch(attention_simple_dkv_kernel<T, columns>, dim3(blocks(sizes.Tk), static_cast<unsigned>(in.k.shape[1])),
+               dim3(attention_threads), shared_bytes, stream, attention_heads<T>(d.dk), attention_heads<T>(d.dv), saved, table, sizes,
+               scale);
     });
 }
 

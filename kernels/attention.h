@@ -112,6 +112,8 @@ void set_attention_kernel(AttentionKernel kernel);
 AttentionKernel wanted_attention_kernel();
 
 namespace gpu {
+// simple, tiled or hopper. Error(usage) where one was asked for by name that does not take the inputs.
+TRAINCU_GPU AttentionKernel chosen_attention_kernel(const AttentionInputs& in);
 TRAINCU_GPU void attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments,
                                    const AttentionParams& params, Stream& stream);
 TRAINCU_GPU void attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Tensor lse, const AttentionInputs& in,

@@ -104,10 +104,6 @@ __device__ void attention_add_rows(float (&sums)[columns], float factor, const f
         }
 }
 
-// exp(score - reference), through the base that the hardware knows. The scores are never scaled by log2(e) themselves: of a large one that
-// would lose the digits that its difference from the reference still has.
-inline __device__ float attention_exp(float score, float reference) { return exp2f((score - reference) * attention_log2e); }
-
 // ---- launching
 
 inline AttentionSizes attention_sizes(const Tensor& q, const Tensor& k) {

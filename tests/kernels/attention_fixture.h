@@ -35,6 +35,11 @@ inline std::vector<Segment> documents(const std::vector<int64_t>& lengths) {
     return segments;
 }
 
+// Documents of lengths around the tiles'. Of a GPU small ones: the SIMT runner executes each thread one after another.
+inline Shape ragged() {
+    return {4, 2, 16, documents(on_gpu() ? std::vector<int64_t>{1, 34, 3, 1, 40, 17} : std::vector<int64_t>{1, 70, 3, 1, 130, 64, 17})};
+}
+
 inline std::vector<double> values(const Tensor& t) {
     std::vector<double> all;
     for (int64_t r = 0; r < t.rows(); r++)
@@ -140,10 +145,13 @@ struct Problem {
         attention_backward(d, dout, out, lse, in, scratch, table, params, test_stream());
         test_stream().synchronize();
     }
+    // A row for each token.
+    std::vector<Tensor> row_results() const { return present({out, lse, d.dq, d.dk, d.dv, d.dgate, d.dq_factors, d.dk_factors}); }
+    // Sums over all tokens.
+    std::vector<Tensor> sum_results() const { return present({d.dsinks, d.drelative}); }
     std::vector<Tensor> results() const {
-        std::vector<Tensor> all;
-        for (const Tensor& t : {out, lse, d.dq, d.dk, d.dv, d.dgate, d.dsinks, d.drelative, d.dq_factors, d.dk_factors})
-            if (t) all.push_back(t);
+        std::vector<Tensor> all = row_results();
+        for (const Tensor& t : sum_results()) all.push_back(t);
         return all;
     }
     int64_t positions() const {
@@ -151,6 +159,50 @@ struct Problem {
         for (const Segment& s : shape.segments) end = std::max(end, s.first_position + s.q_len);
         return end;
     }
+
+private:
+    static std::vector<Tensor> present(std::initializer_list<Tensor> tensors) {
+        std::vector<Tensor> list;
+        for (const Tensor& t : tensors)
+            if (t) list.push_back(t);
+        return list;
+    }
+};
+
+// The kernels that take the problem, on the tests' device: each of them is tested with it.
+inline std::vector<AttentionKernel> kernels_for(const Problem& x) {
+    const bool variant = x.in.gate || x.in.sinks || x.in.slopes || x.in.relative || x.in.q_factors || x.in.dense || x.params.window > 0 ||
+                         x.params.softcap > 0;
+    if (variant) return {};  // what is still to come
+    if (!on_gpu()) return {AttentionKernel::automatic};
+    return {AttentionKernel::simple};
+}
+
+// Tensor cores multiply bf16: there P and dS are rounded before they are multiplied, and the naive kernel to compare with rounds them too.
+inline bool rounds_products(AttentionKernel kernel, Dtype type) { return type == Dtype::bf16 && kernel != AttentionKernel::simple; }
+
+inline const char* name_of(AttentionKernel kernel) {
+    switch (kernel) {
+        case AttentionKernel::simple:
+            return "simple";
+        case AttentionKernel::tiled:
+            return "tiled";
+        case AttentionKernel::hopper:
+            return "hopper";
+        default:
+            return "automatic";
+    }
+}
+
+// While it lives, that kernel is used.
+class WithKernel {
+public:
+    explicit WithKernel(AttentionKernel kernel) : before_(wanted_attention_kernel()) { set_attention_kernel(kernel); }
+    ~WithKernel() { set_attention_kernel(before_); }
+    WithKernel(const WithKernel&) = delete;
+
+private:
+    AttentionKernel before_;
 };
 
 // x as a tensor of that type would hold it.
@@ -160,12 +212,13 @@ R stored(R x, Dtype type) {
 }
 
 // The contract's formulas in plain loops, all sums in R: R = double is the truth; R = float is what a naive kernel would reach, which keeps
-// its results in the problem's type (the backward reads `out` back from there). Before the problem's backward: that may use up dout.
+// its results in the problem's type (the backward reads `out` and dO back from there). With rounded_products the numbers that tensor cores
+// would multiply, P, dS and dX, are rounded to bf16 first. To be made before the problem's backward: that may use up dout.
 template <class R>
 struct Naive {
     std::vector<R> out, lse, dq, dk, dv, dgate, dsinks, drelative, dq_factors, dk_factors;
 
-    explicit Naive(const Problem& problem) {
+    explicit Naive(const Problem& problem, bool rounded_products = false) {
         const AttentionInputs& in = problem.in;
         const AttentionParams& params = problem.params;
         const int64_t NH = problem.shape.NH, NKV = problem.shape.NKV, HS = problem.shape.HS;
@@ -185,6 +238,7 @@ struct Naive {
         dq_factors.resize(static_cast<size_t>(in.q.rows() * NH * rank)), dk_factors.resize(static_cast<size_t>(in.k.rows() * NKV * rank));
         const R scale = static_cast<R>(params.scale), softcap = static_cast<R>(params.softcap);
         const Dtype type = std::is_same_v<R, double> ? Dtype::f64 : in.q.dtype;
+        auto factor = [&](R x) { return rounded_products ? stored(x, Dtype::bf16) : x; };  // of a product
         auto dot = [](const R* a, const R* b, int64_t n) {
             R sum = 0;
             for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
@@ -213,18 +267,20 @@ struct Naive {
                         if (in.dense) x += dense[size((h * P + position) * P + position - distance)];
                         scores[size(j)] = x, top = std::max(top, x);
                     }
-                    for (int64_t j = first; j <= beside; j++) sum += std::exp(scores[size(j)] - top);
+                    std::vector<R> weights(size(beside + 1));
+                    for (int64_t j = first; j <= beside; j++)
+                        sum += std::exp(scores[size(j)] - top), weights[size(j)] = factor(std::exp(scores[size(j)] - top));
                     if (in.sinks) sum += std::exp(sinks[size(h)] - top);
                     lse[size(head_at)] = top + std::log(sum);
                     R D = 0;
                     std::vector<R> d_o(size(HS));
                     for (int64_t d = 0; d < HS; d++) {
                         R o = 0;
-                        for (int64_t j = first; j <= beside; j++) o += std::exp(scores[size(j)] - top) / sum * v[size(kv_at(j) + d)];
+                        for (int64_t j = first; j <= beside; j++) o += weights[size(j)] * v[size(kv_at(j) + d)];
                         const R z = in.gate ? gate[size(head_at * gate_width + d % gate_width)] : 0;
                         const R g = in.gate ? 1 / (1 + std::exp(-z)) : 1;
-                        out[size(at + d)] = stored(o * g, type);
-                        d_o[size(d)] = dout[size(at + d)] * g;
+                        out[size(at + d)] = stored(o / sum * g, type);
+                        d_o[size(d)] = stored(dout[size(at + d)] * g, type);
                         D += dout[size(at + d)] * out[size(at + d)];
                         if (in.gate)
                             dgate[size(head_at * gate_width + d % gate_width)] +=
@@ -234,17 +290,18 @@ struct Naive {
                     for (int64_t j = first; j <= beside; j++) {
                         const R p = std::exp(scores[size(j)] - lse[size(head_at)]);  // what the backward can know
                         const R ds = p * (dot(d_o.data(), &v[size(kv_at(j))], HS) - D);
-                        const R dx = scale * (softcap > 0 ? ds * (1 - capped[size(j)] / softcap * (capped[size(j)] / softcap)) : ds);
+                        const R slope = softcap > 0 ? 1 - capped[size(j)] / softcap * (capped[size(j)] / softcap) : 1;
+                        const R dx = scale * factor(ds * slope);
                         for (int64_t d = 0; d < HS; d++) {
                             dq[size(at + d)] += dx * k[size(kv_at(j) + d)];
                             dk[size(kv_at(j) + d)] += dx * q[size(at + d)];
-                            dv[size(kv_at(j) + d)] += p * d_o[size(d)];
+                            dv[size(kv_at(j) + d)] += factor(p) * d_o[size(d)];
                         }
                         if (in.relative) drelative[size(h * relative_buckets + relative_bucket(beside - j))] += ds;
                         for (int64_t r = 0; r < rank; r++) {
-                            dq_factors[size(head_at * rank + r)] += ds * k_factors_of(j)[r];
+                            dq_factors[size(head_at * rank + r)] += factor(ds) * k_factors_of(j)[r];
                             dk_factors[size(((s.kv_start + j) * NKV + kv_head) * rank + r)] +=
-                                ds * q_factors[size((position * NH + h) * rank + r)];
+                                factor(ds) * q_factors[size((position * NH + h) * rank + r)];
                         }
                     }
                 }

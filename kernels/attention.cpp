@@ -239,6 +239,8 @@ void attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const 
                        Stream& stream) {
     cpu::check_attention(out, lse, in, segments, params, stream);
     if (stream.on_gpu()) return gpu::attention_forward(out, lse, in, segments, params, stream);
+    ENSURE(wanted_attention_kernel() != AttentionKernel::hopper);
+    if (wanted_attention_kernel() == AttentionKernel::simple) return cpu::plain_attention_forward(out, lse, in, segments, params);
     ENSURE(!in.gate && !in.sinks && !in.slopes && !in.relative && !in.q_factors && !in.dense && params.window == 0 && params.softcap == 0);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);

@@ -226,6 +226,8 @@ void attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Te
     cpu::check_attention(out, lse, in, segments, params, stream);
     cpu::check_attention_gradients(d, dout, in, scratch);
     if (stream.on_gpu()) return gpu::attention_backward(d, dout, out, lse, in, scratch, segments, params, stream);
+    ENSURE(wanted_attention_kernel() != AttentionKernel::hopper);
+    if (wanted_attention_kernel() == AttentionKernel::simple) return cpu::plain_attention_backward(d, dout, out, lse, in, segments, params);
     ENSURE(!in.gate && !in.sinks && !in.slopes && !in.relative && !in.q_factors && !in.dense && params.window == 0 && params.softcap == 0);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);

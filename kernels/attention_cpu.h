@@ -21,13 +21,35 @@ constexpr int64_t query_tile = 64, key_tile = 64;
 constexpr int64_t tiles_together = 4;  // tiles of queries that use a tile of keys once it is fetched
 constexpr int64_t lane_pad = 16;       // rows of a tile are filled up to a multiple of this: one register of AVX-512, two of AVX2
 
-// A (T,N,HS) view.
+// A (T,N,HS) view, perhaps of nothing.
 template <class T>
 struct Heads {
     T* data;
     int64_t stride, size;  // from one token to the next; HS
-    explicit Heads(const Tensor& t) : data(t.as<std::remove_const_t<T>>()), stride(t.row_stride), size(t.shape[2]) {}
+    explicit Heads(const Tensor& t) : data(t.as_or_null<std::remove_const_t<T>>()), stride(t.row_stride), size(t.shape[2]) {}
     T* row(int64_t token, int64_t head) const { return data + token * stride + head * size; }
+};
+
+// All that the scores are made of besides q and k.
+template <class T>
+struct Scores {
+    T scale, softcap;                            // softcap: 0 = none
+    int64_t window;                              // 0 = all
+    const T *slopes, *relative, *dense, *sinks;  // or null
+    Heads<const T> q_factors, k_factors;         // by position
+    int64_t R, P;                                // rank of the factors, 0 without them; positions of dense
+    Scores(const AttentionInputs& in, const AttentionParams& params)
+        : scale(static_cast<T>(params.scale)),
+          softcap(static_cast<T>(params.softcap)),
+          window(params.window),
+          slopes(in.slopes.as_or_null<T>()),
+          relative(in.relative.as_or_null<T>()),
+          dense(in.dense.as_or_null<T>()),
+          sinks(in.sinks.as_or_null<T>()),
+          q_factors(in.q_factors),
+          k_factors(in.k_factors),
+          R(in.q_factors.shape[2]),
+          P(in.dense.shape[1]) {}
 };
 
 // Where a tile of queries lies. The tiles of the query heads that share a key head are numbered head by head.
@@ -209,5 +231,11 @@ inline int64_t masked_lanes(int64_t j, int64_t shift, int64_t lanes) { return st
 void check_attention(const Tensor& out, const Tensor& lse, const AttentionInputs& in, const SegmentTable& segments,
                      const AttentionParams& params, const Stream& stream);
 void check_attention_gradients(const AttentionGradients& d, const Tensor& dout, const AttentionInputs& in, const AttentionScratch& scratch);
+
+// The formulas in plain loops (attention_plain.cpp).
+void plain_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments,
+                             const AttentionParams& params);
+void plain_attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Tensor lse, const AttentionInputs& in,
+                              const SegmentTable& segments, const AttentionParams& params);
 
 }  // namespace traincu::cpu

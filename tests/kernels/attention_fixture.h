@@ -173,8 +173,9 @@ private:
 inline std::vector<AttentionKernel> kernels_for(const Problem& x) {
     const bool variant = x.in.gate || x.in.sinks || x.in.slopes || x.in.relative || x.in.q_factors || x.in.dense || x.params.window > 0 ||
                          x.params.softcap > 0;
-    if (variant) return {};  // what is still to come
-    if (!on_gpu()) return {AttentionKernel::automatic};
+    if (!on_gpu() && variant) return {AttentionKernel::simple};  // the tiles' are still to come
+    if (!on_gpu()) return {AttentionKernel::simple, AttentionKernel::tiled};
+    if (variant) return {};  // still to come
     return {AttentionKernel::simple};
 }
 
@@ -233,9 +234,10 @@ struct Naive {
                              q_factors = numbers(in.q_factors), k_factors = numbers(in.k_factors), dense = numbers(in.dense);
         const int64_t rank = in.q_factors ? in.q_factors.shape[2] : 0, P = in.dense ? in.dense.shape[1] : 0,
                       gate_width = in.gate ? in.gate.shape[2] : 0;
-        out.resize(q.size()), dq.resize(q.size()), dk.resize(k.size()), dv.resize(v.size()), lse.resize(q.size() / static_cast<size_t>(HS));
-        dgate.resize(gate.size()), dsinks.resize(sinks.size()), drelative.resize(relative.size());
-        dq_factors.resize(static_cast<size_t>(in.q.rows() * NH * rank)), dk_factors.resize(static_cast<size_t>(in.k.rows() * NKV * rank));
+        out.resize(q.size()), dq.resize(q.size()), lse.resize(q.size() / static_cast<size_t>(HS)), dgate.resize(gate.size());
+        dq_factors.resize(static_cast<size_t>(in.q.rows() * NH * rank));
+        dk = numbers(problem.d.dk), dv = numbers(problem.d.dv), dsinks = numbers(problem.d.dsinks);  // what is added to
+        drelative = numbers(problem.d.drelative), dk_factors = numbers(problem.d.dk_factors);
         const R scale = static_cast<R>(params.scale), softcap = static_cast<R>(params.softcap);
         const Dtype type = std::is_same_v<R, double> ? Dtype::f64 : in.q.dtype;
         auto factor = [&](R x) { return rounded_products ? stored(x, Dtype::bf16) : x; };  // of a product

@@ -17,9 +17,9 @@ template <class T>
 struct Forward {
     Heads<T> out;
     T* lse;  // (T,NH)
-    Heads<const T> q, k, v;
+    Heads<const T> q, k, v, gate;
     int64_t NH, group;  // group = NH / NKV
-    T scale;
+    Scores<T> scores;
 };
 
 // A tile of queries of one head, and what is known so far of its softmax and its output.
@@ -27,42 +27,55 @@ template <class T>
 struct QueryTile {
     TilePlace place;
     T *q_t = nullptr, *out = nullptr;    // (HS,query_tile), (query_tile,width)
+    T* q_factors_t = nullptr;            // (R,query_tile)
     T top[query_tile], sum[query_tile];  // the largest score; the sum of exp(score - top), as also in out
 };
 
 // The tiles of one thread.
 template <class T>
 struct ForwardTiles {
-    int64_t width;  // HS filled up
+    int64_t width, r_width;  // HS and R filled up
     TileMemory<T> memory;
-    T *k, *v;  // (key_tile,width)
-    T* s;      // (key_tile,query_tile): scores, then probabilities
+    T *k, *v;      // (key_tile,width)
+    T* k_factors;  // (key_tile,r_width)
+    T* s;          // (key_tile,query_tile): scores, then probabilities
     QueryTile<T> queries[tiles_together];
 
-    explicit ForwardTiles(int64_t HS) : width(round_up(HS, lane_pad)), memory(numbers(HS)) {
+    ForwardTiles(int64_t HS, int64_t R) : width(round_up(HS, lane_pad)), r_width(round_up(R, lane_pad)), memory(numbers(HS, R)) {
         k = memory.take(key_tile, width), v = memory.take(key_tile, width), s = memory.take(key_tile, query_tile);
-        for (QueryTile<T>& tile : queries) tile.q_t = memory.take(HS, query_tile), tile.out = memory.take(query_tile, width);
+        k_factors = memory.take(key_tile, r_width);
+        for (QueryTile<T>& tile : queries) {
+            tile.q_t = memory.take(HS, query_tile), tile.out = memory.take(query_tile, width);
+            tile.q_factors_t = memory.take(R, query_tile);
+        }
     }
-    static int64_t numbers(int64_t HS) {
+    static int64_t numbers(int64_t HS, int64_t R) {
         const auto size = TileMemory<T>::tile_size;
-        return 2 * size(key_tile, HS) + size(key_tile, query_tile) + tiles_together * (size(HS, query_tile) + size(query_tile, HS));
+        return 2 * size(key_tile, HS) + size(key_tile, R) + size(key_tile, query_tile) +
+               tiles_together * (size(HS + R, query_tile) + size(query_tile, HS));
     }
 };
 
 // One tile of keys and values, `first_key` of the segment, joins what a tile of queries has seen: the online softmax.
-// When the tile raises `top`, what was summed is scaled down to the new one.
+// When the tile raises `top`, what was summed is scaled down to the new one. A query that sees no key of the tile keeps its bits.
 template <class T, int W>
-[[gnu::always_inline]] inline void attend(QueryTile<T>& tile, const ForwardTiles<T>& t, int64_t first_key, int64_t keys, int64_t HS) {
-    const int64_t shift = tile.place.before - first_key, rows = tile.place.rows, lanes = tile.place.lanes;
-    score_product<T, W>(t.s, t.k, t.width, tile.q_t, keys, lanes, HS, shift);
+[[gnu::always_inline]] inline void attend(QueryTile<T>& tile, const Forward<T>& f, const ForwardTiles<T>& t, int64_t first_key,
+                                          int64_t key_count, int64_t origin) {
+    const Scores<T>& scores = f.scores;
+    const Sight sight(tile.place, first_key, key_count, scores.window);
+    const int64_t rows = sight.rows, lanes = sight.lanes, keys = sight.keys;
+    score_product<T, W>(t.s, t.k, t.width, tile.q_t, sight, f.q.size, false);
+    if (scores.softcap > 0) cap_scores<T>(t.s, nullptr, scores.softcap, sight);
+    add_bias<T, W>(t.s, scores, tile.place, sight, t.k_factors, t.r_width, tile.q_factors_t, origin + first_key);
     T top[query_tile], rescale[query_tile], sum[query_tile];
     std::copy(tile.top, tile.top + lanes, top);
     for (int64_t j = 0; j < keys; j++) {
         T* s = t.s + j * query_tile;
-        const int64_t masked = masked_lanes(j, shift, lanes), begin = masked / lane_pad * lane_pad;
-        for (int64_t i = begin; i < masked; i++) s[i] = -std::numeric_limits<T>::infinity();
+        const int64_t begin = sight.lanes_begin(j), end = sight.lanes_end(j);
+        for (int64_t i = begin; i < sight.begin(j); i++) s[i] = -std::numeric_limits<T>::infinity();
+        for (int64_t i = sight.end(j); i < end; i++) s[i] = -std::numeric_limits<T>::infinity();
 #pragma omp simd
-        for (int64_t i = begin; i < lanes; i++) top[i] = s[i] > top[i] ? s[i] : top[i];
+        for (int64_t i = begin; i < end; i++) top[i] = s[i] > top[i] ? s[i] : top[i];
     }
 #pragma omp simd
     for (int64_t i = 0; i < lanes; i++) {
@@ -71,10 +84,11 @@ template <class T, int W>
     }
     for (int64_t j = 0; j < keys; j++) {
         T* s = t.s + j * query_tile;
-        const int64_t begin = masked_lanes(j, shift, lanes) / lane_pad * lane_pad;
+        const int64_t begin = sight.lanes_begin(j), end = sight.lanes_end(j);
         std::fill(s, s + begin, T(0));
+        std::fill(s + end, s + lanes, T(0));
 #pragma omp simd
-        for (int64_t i = begin; i < lanes; i++) {
+        for (int64_t i = begin; i < end; i++) {
             s[i] = vexp(s[i] - top[i]);
             sum[i] += s[i];
         }
@@ -83,7 +97,7 @@ template <class T, int W>
         if (rescale[i] != T(1))
 #pragma omp simd
             for (int64_t d = 0; d < t.width; d++) tile.out[i * t.width + d] *= rescale[i];
-    sum_over_keys<T, W>(tile.out, t.s, t.v, t.width, keys, rows, shift);
+    sum_over_keys<T, W>(tile.out, t.s, t.v, t.width, sight);
     std::copy(top, top + lanes, tile.top);
     std::copy(sum, sum + lanes, tile.sum);
 }
@@ -92,30 +106,40 @@ template <class T, int W>
 template <class T, int W>
 [[gnu::always_inline]] inline void forward_tiles(const Forward<T>& f, const Segment& segment, int64_t kv_head, int64_t first, int64_t last,
                                                  ForwardTiles<T>& t) {
-    const int64_t HS = f.q.size;
-    int64_t end = 0;  // of the keys that any of the tiles sees
+    const Scores<T>& scores = f.scores;
+    const int64_t HS = f.q.size, origin = segment.first_position - (segment.kv_len - segment.q_len);  // the first key's position
+    int64_t begin = INT64_MAX, end = 0;                                                               // of the keys that the tiles see
     for (int64_t n = first; n < last; n++) {
         QueryTile<T>& tile = t.queries[n - first];
         const TilePlace& at = tile.place = TilePlace(segment, kv_head, f.group, n);
-        end = std::max(end, at.end());
-        transpose_rows(tile.q_t, f.q.row(at.row, at.head), f.q.stride, at.rows, at.lanes, HS, f.scale);
+        begin = std::min(begin, at.begin(scores.window)), end = std::max(end, at.end());
+        transpose_rows(tile.q_t, f.q.row(at.row, at.head), f.q.stride, at.rows, at.lanes, HS, scores.scale);
+        if (scores.R > 0)
+            transpose_rows(tile.q_factors_t, scores.q_factors.row(origin + at.before, at.head), scores.q_factors.stride, at.rows, at.lanes,
+                           scores.R);
         std::fill(tile.out, tile.out + at.rows * t.width, T(0));
-        std::fill(tile.top, tile.top + at.lanes, -std::numeric_limits<T>::infinity());
-        std::fill(tile.sum, tile.sum + at.lanes, T(0));
+        // Finite, so that e^(top - top) is 1 while nothing is seen. A sink is a key with a score and no value.
+        const T lowest = std::numeric_limits<T>::lowest();
+        std::fill(tile.top, tile.top + at.lanes, scores.sinks ? std::max(scores.sinks[at.head], lowest) : lowest);
+        std::fill(tile.sum, tile.sum + at.lanes, scores.sinks ? T(1) : T(0));
     }
     const std::span<QueryTile<T>> tiles(t.queries, static_cast<size_t>(last - first));
-    for (int64_t key = 0; key < end; key += key_tile) {
+    for (int64_t key = begin / key_tile * key_tile; key < end; key += key_tile) {
         const int64_t keys = std::min(key_tile, end - key), kv_row = segment.kv_start + key;
         copy_rows(t.k, t.width, f.k.row(kv_row, kv_head), f.k.stride, keys, HS);
         copy_rows(t.v, t.width, f.v.row(kv_row, kv_head), f.v.stride, keys, HS);
+        if (scores.R > 0)
+            copy_rows(t.k_factors, t.r_width, scores.k_factors.row(origin + key, kv_head), scores.k_factors.stride, keys, scores.R);
         for (QueryTile<T>& tile : tiles)
-            if (key < tile.place.end()) attend<T, W>(tile, t, key, std::min(keys, tile.place.end() - key), HS);
+            if (tile.place.sees(key, keys, scores.window)) attend<T, W>(tile, f, t, key, keys, origin);
     }
     for (const QueryTile<T>& tile : tiles) {
         const TilePlace& at = tile.place;
         for (int64_t i = 0; i < at.rows; i++) {
             f.lse[(at.row + i) * f.NH + at.head] = tile.top[i] + std::log(tile.sum[i]);
-            copy_rows(f.out.row(at.row + i, at.head), HS, tile.out + i * t.width, t.width, 1, HS, T(1) / tile.sum[i]);
+            T* out = f.out.row(at.row + i, at.head);
+            copy_rows(out, HS, tile.out + i * t.width, t.width, 1, HS, T(1) / tile.sum[i]);
+            if (f.gate.data) open_gate(out, f.gate.row(at.row + i, at.head), f.gate.size, HS);
         }
     }
 }
@@ -146,7 +170,7 @@ ForwardKernel<T> best_forward() {
 }
 
 template <class T>
-void attention_forward(const Forward<T>& f, std::span<const Segment> segments) {
+void tiled_forward(const Forward<T>& f, std::span<const Segment> segments) {
     struct Work {
         const Segment* segment;
         int64_t kv_head, first, last;  // tiles of queries
@@ -162,7 +186,7 @@ void attention_forward(const Forward<T>& f, std::span<const Segment> segments) {
     const int threads = flops > 1e6 ? omp_get_max_threads() : 1;
     std::vector<ForwardTiles<T>> tiles;
     tiles.reserve(static_cast<size_t>(threads));
-    for (int t = 0; t < threads; t++) tiles.emplace_back(f.q.size);
+    for (int t = 0; t < threads; t++) tiles.emplace_back(f.q.size, f.scores.R);
     const ForwardKernel<T> kernel = best_forward<T>();
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t n = 0; n < work.size(); n++)
@@ -241,14 +265,13 @@ void attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const 
     if (stream.on_gpu()) return gpu::attention_forward(out, lse, in, segments, params, stream);
     ENSURE(wanted_attention_kernel() != AttentionKernel::hopper);
     if (wanted_attention_kernel() == AttentionKernel::simple) return cpu::plain_attention_forward(out, lse, in, segments, params);
-    ENSURE(!in.gate && !in.sinks && !in.slopes && !in.relative && !in.q_factors && !in.dense && params.window == 0 && params.softcap == 0);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);
         using cpu::Heads;
         const Tensor& q = in.q;
-        cpu::attention_forward<T>({Heads<T>(out), lse.as<T>(), Heads<const T>(q), Heads<const T>(in.k), Heads<const T>(in.v), q.shape[1],
-                                   q.shape[1] / in.k.shape[1], static_cast<T>(params.scale)},
-                                  segments.host);
+        cpu::tiled_forward<T>({Heads<T>(out), lse.as<T>(), Heads<const T>(q), Heads<const T>(in.k), Heads<const T>(in.v),
+                               Heads<const T>(in.gate), q.shape[1], q.shape[1] / in.k.shape[1], cpu::Scores<T>(in, params)},
+                              segments.host);
     });
 }
 

@@ -1,9 +1,10 @@
-// What the CPU twins of attention's forward and backward share: the tiles, and the products of tiles.
+// What the CPU twins of attention's forward and backward share: the tiles, the products of tiles, and the scores of a tile.
 //
 // Both work on one tile of queries of one head at a time and visit the keys in tiles. The scores of a tile are kept transposed,
 // (keys, queries): the vector lanes are queries, so that the softmax, which sums over keys, never sums across lanes, and every
 // product of tiles reads its right-hand side along contiguous rows. A query's result is then a fixed sequence of operations
 // over its own keys in ascending order: it depends on no other query, on no other segment, on no thread, and not on the vector's width.
+// Window, softcap, bias, sinks and gate are choices at run time, one for a tile: with none of them a tile costs what it did without them.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/vmath.h"
 
 namespace traincu::cpu {
 
@@ -55,6 +57,7 @@ struct Scores {
 // Where a tile of queries lies. The tiles of the query heads that share a key head are numbered head by head.
 struct TilePlace {
     int64_t head, row;    // row: of q and out
+    int64_t number;       // among the tiles of the segment and head
     int64_t rows, lanes;  // queries; filled up
     int64_t before;       // the keys that the first query sees before its own
 
@@ -63,11 +66,15 @@ struct TilePlace {
         const int64_t tiles_per_head = div_ceil(segment.q_len, query_tile), query = number % tiles_per_head * query_tile;
         head = kv_head * group + number / tiles_per_head;
         row = segment.q_start + query;
+        this->number = query / query_tile;
         rows = std::min(query_tile, segment.q_len - query);
         lanes = round_up(rows, lane_pad);
         before = segment.kv_len - segment.q_len + query;
     }
-    int64_t end() const { return before + rows; }  // of the keys that are seen
+    // The keys [begin, end) are seen.
+    int64_t begin(int64_t window) const { return window > 0 ? std::max<int64_t>(0, before - window + 1) : 0; }
+    int64_t end() const { return before + rows; }
+    bool sees(int64_t key, int64_t keys, int64_t window) const { return key < end() && key + keys > begin(window); }
 };
 
 // Zeroed memory for the tiles of one thread, each on a cache line of its own.
@@ -178,54 +185,135 @@ template <int W, class Body>
     for (; c < cols; c += W) body(c, std::integral_constant<int, 1>{});
 }
 
-// In the three products, `shift` is the causal mask: query i of the tile sees the keys j <= i + shift of the tile.
+// What a tile of queries sees of a tile of keys: query i sees the keys j with i + shift - window < j <= i + shift.
+struct Sight {
+    int64_t keys, rows, lanes;
+    int64_t shift, window;
 
-// s[j][i] = a[j] . b[.][i] for keys j and queries i < lanes: a (keys, width), b (HS, query_tile).
+    // `first_key` of the segment is the tile's first.
+    Sight(const TilePlace& at, int64_t first_key, int64_t key_count, int64_t params_window)
+        : keys(std::min(key_count, at.end() - first_key)),
+          rows(at.rows),
+          lanes(at.lanes),
+          shift(at.before - first_key),
+          window(params_window > 0 ? params_window : INT64_MAX / 4) {}
+
+    // The lanes [begin, end) see key j, and the same filled up to whole registers.
+    int64_t begin(int64_t j) const { return std::clamp<int64_t>(j - shift, 0, lanes); }
+    int64_t end(int64_t j) const { return std::clamp<int64_t>(j - shift + window, 0, lanes); }
+    int64_t lanes_begin(int64_t j) const { return begin(j) / lane_pad * lane_pad; }
+    int64_t lanes_end(int64_t j) const { return round_up(end(j), lane_pad); }
+    // Queries [i, i + n) see no keys but these.
+    int64_t first_key(int64_t i) const { return std::max<int64_t>(0, i + shift - window + 1); }
+    int64_t end_key(int64_t i, int64_t n) const { return std::min(keys, i + n + shift); }
+};
+
+// s[j][i] = or += a[j] . b[.][i] for keys j and queries i < lanes: a (keys, width), b (HS, query_tile).
 // Blocks in which no query sees a key are left out.
 template <class T, int W>
-[[gnu::always_inline]] inline void score_product(T* s, const T* a, int64_t width, const T* b, int64_t keys, int64_t lanes, int64_t HS,
-                                                 int64_t shift) {
+[[gnu::always_inline]] inline void score_product(T* s, const T* a, int64_t width, const T* b, const Sight& sight, int64_t HS, bool add) {
     constexpr int ROWS = block_rows<T, W>;
     for_column_blocks<W>(
-        lanes, [&](int64_t i, auto vecs) __attribute__((always_inline)) {
+        sight.lanes, [&](int64_t i, auto vecs) __attribute__((always_inline)) {
             constexpr int VECS = decltype(vecs)::value;
-            const int64_t seen = std::min(keys, i + VECS * W + shift);
-            for (int64_t j = 0; j < seen; j += ROWS)
-                multiply<T, W, ROWS, VECS>(HS, a + j * width, width, 1, b + i, query_tile, s + j * query_tile + i, query_tile, false);
+            const int64_t seen = sight.end_key(i, VECS * W);
+            for (int64_t j = sight.first_key(i) / ROWS * ROWS; j < seen; j += ROWS)
+                multiply<T, W, ROWS, VECS>(HS, a + j * width, width, 1, b + i, query_tile, s + j * query_tile + i, query_tile, add);
         });
 }
 
 // out[i] += sum over keys j of x[j][i] b[j]: out (rows, width), x (keys, query_tile), b (keys, width). x is zero where masked.
 template <class T, int W>
-[[gnu::always_inline]] inline void sum_over_keys(T* out, const T* x, const T* b, int64_t width, int64_t keys, int64_t rows, int64_t shift) {
+[[gnu::always_inline]] inline void sum_over_keys(T* out, const T* x, const T* b, int64_t width, const Sight& sight) {
     constexpr int ROWS = block_rows<T, W>;
     for_column_blocks<W>(
         width, [&](int64_t d, auto vecs) __attribute__((always_inline)) {
             constexpr int VECS = decltype(vecs)::value;
-            for (int64_t i = 0; i < rows; i += ROWS)
-                multiply<T, W, ROWS, VECS>(std::min(keys, i + ROWS + shift), x + i, 1, query_tile, b + d, width, out + i * width + d, width,
-                                           true);
+            for (int64_t i = 0; i < sight.rows; i += ROWS) {
+                const int64_t first = sight.first_key(i);
+                multiply<T, W, ROWS, VECS>(sight.end_key(i, ROWS) - first, x + first * query_tile + i, 1, query_tile, b + first * width + d,
+                                           width, out + i * width + d, width, true);
+            }
         });
 }
 
 // out[j] += sum over queries i of x[j][i] b[i]: out (keys, width), x (keys, query_tile), b (rows, width). x is zero where masked.
 template <class T, int W>
-[[gnu::always_inline]] inline void sum_over_queries(T* out, const T* x, const T* b, int64_t width, int64_t keys, int64_t rows,
-                                                    int64_t shift) {
+[[gnu::always_inline]] inline void sum_over_queries(T* out, const T* x, const T* b, int64_t width, const Sight& sight) {
     constexpr int ROWS = block_rows<T, W>;
     for_column_blocks<W>(
         width, [&](int64_t d, auto vecs) __attribute__((always_inline)) {
             constexpr int VECS = decltype(vecs)::value;
-            for (int64_t j = 0; j < keys; j += ROWS) {
-                const int64_t first = std::max<int64_t>(0, j - shift);  // the first query that sees key j
-                multiply<T, W, ROWS, VECS>(rows - first, x + j * query_tile + first, query_tile, 1, b + first * width + d, width,
+            for (int64_t j = 0; j < sight.keys; j += ROWS) {
+                const int64_t first = sight.begin(j), last = std::min(sight.rows, j + ROWS - 1 - sight.shift + sight.window);
+                multiply<T, W, ROWS, VECS>(last - first, x + j * query_tile + first, query_tile, 1, b + first * width + d, width,
                                            out + j * width + d, width, true);
             }
         });
 }
 
-// The lanes [0, n) of key j do not see it; n = 0 where the whole tile is seen.
-inline int64_t masked_lanes(int64_t j, int64_t shift, int64_t lanes) { return std::clamp<int64_t>(j - shift, 0, lanes); }
+// x *= sigmoid(gate): HS numbers, and of the gate HS or one.
+template <class T>
+[[gnu::always_inline]] inline void open_gate(T* x, const T* gate, int64_t gates, int64_t HS) {
+    if (gates == 1) {
+        const T g = vsigmoid(*gate);
+        for (int64_t d = 0; d < HS; d++) x[d] *= g;
+        return;
+    }
+#pragma omp simd
+    for (int64_t d = 0; d < HS; d++) x[d] *= vsigmoid(gate[d]);
+}
+
+// ------------------------------------------------------------------------------------------------------- scores of a tile
+
+// The distances in a tile of scores: that of key j and query i is distance(i - j + keys - 1).
+constexpr int64_t tile_distances = query_tile + key_tile - 1;
+inline int64_t distance(const Sight& sight, int64_t n) { return sight.shift - (sight.keys - 1) + n; }
+
+// The bias is added to scores s (keys, query_tile) of the query head `at.head`. k_factors (keys, r_width) and q_factors_t (R, query_tile)
+// are the tile's; origin is the position of the tile's first key.
+template <class T, int W>
+[[gnu::always_inline]] inline void add_bias(T* s, const Scores<T>& scores, const TilePlace& at, const Sight& sight, const T* k_factors,
+                                            int64_t r_width, const T* q_factors_t, int64_t origin) {
+    if (scores.R > 0) score_product<T, W>(s, k_factors, r_width, q_factors_t, sight, scores.R, true);
+    if (scores.slopes) {
+        const T slope = scores.slopes[at.head];
+        for (int64_t j = 0; j < sight.keys; j++) {
+            T* row = s + j * query_tile;
+            const int first = static_cast<int>(sight.shift - j), end = static_cast<int>(sight.lanes_end(j));
+#pragma omp simd
+            for (int i = static_cast<int>(sight.lanes_begin(j)); i < end; i++) row[i] -= slope * static_cast<T>(i + first);
+        }
+    }
+    if (scores.relative) {
+        T slice[tile_distances + lane_pad] = {};
+        for (int64_t n = 0; n < sight.keys + sight.lanes - 1; n++)
+            if (distance(sight, n) >= 0) slice[n] = scores.relative[at.head * relative_buckets + relative_bucket(distance(sight, n))];
+        for (int64_t j = 0; j < sight.keys; j++) {
+            T* row = s + j * query_tile;
+            const T* bias = slice + sight.keys - 1 - j;
+#pragma omp simd
+            for (int64_t i = sight.lanes_begin(j); i < sight.lanes_end(j); i++) row[i] += bias[i];
+        }
+    }
+    if (scores.dense)
+        for (int64_t i = 0; i < sight.rows; i++) {
+            const T* row = scores.dense + (at.head * scores.P + origin + sight.shift + i) * scores.P + origin;
+            for (int64_t j = sight.first_key(i); j < sight.end_key(i, 1); j++) s[j * query_tile + i] += row[j];
+        }
+}
+
+// s = cap(s); with `slope`, cap'(s) is kept there.
+template <class T>
+[[gnu::always_inline]] inline void cap_scores(T* s, T* slope, T softcap, const Sight& sight) {
+    for (int64_t j = 0; j < sight.keys; j++)
+#pragma omp simd
+        for (int64_t i = j * query_tile + sight.lanes_begin(j); i < j * query_tile + sight.lanes_end(j); i++) {
+            const T t = vtanh(s[i] / softcap);
+            s[i] = softcap * t;
+            if (slope) slope[i] = T(1) - t * t;
+        }
+}
 
 // ENSUREs that the tensors are what kernels/attention.h says.
 void check_attention(const Tensor& out, const Tensor& lse, const AttentionInputs& in, const SegmentTable& segments,

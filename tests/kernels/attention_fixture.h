@@ -173,7 +173,6 @@ private:
 inline std::vector<AttentionKernel> kernels_for(const Problem& x) {
     const bool variant = x.in.gate || x.in.sinks || x.in.slopes || x.in.relative || x.in.q_factors || x.in.dense || x.params.window > 0 ||
                          x.params.softcap > 0;
-    if (!on_gpu() && variant) return {AttentionKernel::simple};  // the tiles' are still to come
     if (!on_gpu()) return {AttentionKernel::simple, AttentionKernel::tiled};
     if (variant) return {};  // still to come
     return {AttentionKernel::simple};

@@ -8,6 +8,7 @@
 
 using traincu::cpu::vexp;
 using traincu::cpu::vsigmoid;
+using traincu::cpu::vtanh;
 
 namespace {
 
@@ -47,6 +48,16 @@ TEST_SUITE("vmath") {
         CHECK(std::isnan(vexp(static_cast<double>(not_a_number))));
         CHECK(std::isnan(vexp(not_a_number)));
         CHECK(std::isnan(vexp(-not_a_number)));
+    }
+
+    TEST_CASE("vtanh: relative error below 2e-7, +-1 at the ends, NaN stays NaN") {
+        CHECK(worst_error(
+                  1e-9f, -1e-9f, 100.0f, 997, [](float x) { return vtanh(x); }, [](double x) { return std::tanh(x); }) < 2e-7);
+        for (float x : {1e-9f, 0.3f, 0.59999f, 0.6f, 2.0f, 20.0f, inf}) CHECK(vtanh(-x) == -vtanh(x));
+        CHECK(vtanh(0.0f) == 0.0f);
+        CHECK(vtanh(inf) == 1.0f);
+        CHECK(std::isnan(vtanh(not_a_number)));
+        CHECK(vtanh(0.7) == std::tanh(0.7));
     }
 
     TEST_CASE("vsigmoid: relative error below 2e-7 for x in [-87, 100], 0 and 1 at the ends, NaN stays NaN") {

@@ -154,6 +154,7 @@ void attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Te
         if (d.dsinks) attention_sinks<T>(d.dsinks, in.sinks, lse, scratch.delta, stream);
     });
     tier.backward(d, dout, lse, in, scratch, segments, params, stream);
+    if (d.drelative) attention_backward_relative(d.drelative, dout, lse, scratch.delta, in, segments, params, stream);
 }
 
 }  // namespace traincu::gpu

@@ -134,4 +134,8 @@ void simple_attention_backward(const AttentionGradients& d, Tensor dout, Tensor 
                                const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params,
                                Stream& stream);
 
+// drelative += the gradient of in.relative; dout is dO, D scratch.delta.
+void attention_backward_relative(Tensor drelative, Tensor dout, Tensor lse, Tensor D, const AttentionInputs& in,
+                                 const SegmentTable& segments, const AttentionParams& params, Stream& stream);
+
 }  // namespace traincu::gpu

@@ -1,4 +1,4 @@
-// What the two directions of the simple kernels share (attention_simple.cu, attention_simple_backward.cu): one warp per row, no tensor
+// What the simple kernels share (attention_simple.cu, attention_simple_backward.cu, attention_relative.cu): one warp per row, no tensor
 // cores. They take every head size up to 256, f32 and bf16, and any layout: what the faster kernels are compared with.
 //
 // A block has 8 warps. Each owns a row (of queries, or of keys in the backward of keys and values), and all share tiles of 32 rows of what
@@ -104,6 +104,126 @@ __device__ void attention_add_rows(float (&sums)[columns], float factor, const f
         }
 }
 
+// The keys that a row sees, within its segment: the one beside it, before + row, is the last. None where the segment is not the row's.
+struct AttentionRange {
+    int64_t begin, end;
+};
+template <class T>
+__device__ AttentionRange attention_keys(const AttentionScores<T>& scores, int64_t before, int64_t row, bool mine) {
+    if (!mine) return {0, 0};
+    return {attention_first_key(before + row, scores.window), before + row + 1};
+}
+// Where the tiles begin for a block whose first row stands beside that key: tiles lie at multiples of 32 of the segment, whatever a block's
+// rows are.
+template <class T>
+__device__ int64_t attention_first_tile(const AttentionScores<T>& scores, int64_t beside) {
+    return attention_first_key(beside, scores.window) / attention_tile * attention_tile;
+}
+// x as one end of a range of lanes.
+inline __device__ int attention_lanes(int64_t x) { return x < 0 ? 0 : x > attention_tile ? attention_tile : static_cast<int>(x); }
+
+// sums[i] += factors of the lanes [begin, end) times column lane + 32 i of rows of the bias's factors, `stride` apart in global memory:
+// like attention_add_rows().
+constexpr int attention_factor_columns = 256 / warp_size;
+template <class T>
+__device__ void attention_add_factors(float (&sums)[attention_factor_columns], float factor, const T* rows, int64_t stride, int R,
+                                      int begin, int end) {
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll 1
+    for (int r = begin; r < end; r++) {
+        const float f = __shfl_sync(all_lanes, factor, r);
+#pragma unroll
+        for (int i = 0; i < attention_factor_columns; i++)
+            if (lane + i * warp_size < R) sums[i] = fmaf(f, to_float(rows[r * stride + lane + i * warp_size]), sums[i]);
+    }
+}
+
+// A pair's score and the derivative of cap there. product: scale q . k.
+struct AttentionScore {
+    float score, slope;
+};
+template <class T>
+__device__ AttentionScore attention_score(const AttentionScores<T>& scores, float product, int64_t head, int64_t kv_head, int64_t position,
+                                          int64_t distance) {
+    const float capped = attention_cap(product, scores.softcap);
+    float bias = attention_bias(scores, head, position, distance);
+    if (scores.bias == AttentionBias::factors) {
+        const T *a = scores.q_factors.row(position, head, scores.R), *b = scores.k_factors.row(position - distance, kv_head, scores.R);
+#pragma unroll 1
+        for (int r = 0; r < scores.R; r++) bias = fmaf(to_float(a[r]), to_float(b[r]), bias);
+    }
+    return {capped + bias, attention_cap_slope(capped, scores.softcap)};
+}
+
+// ---- the backward from a query's side
+
+// What its kernels read.
+template <class T>
+struct AttentionSaved {
+    AttentionHeads<const T> dout, q, k, v;  // dout: dO
+    const float *lse, *D;                   // (T,NH)
+};
+
+// A tile of 32 keys, of which the warp's query sees [begin, end), or none.
+struct AttentionKeyTile {
+    const float* k;     // (32, pitch)
+    int64_t key;        // the first one, within the segment
+    int64_t distance;   // from it to the block's first row
+    int64_t positions;  // its position: that of its row of the bias's factors
+    int begin, end;
+};
+// Of the warp's query and the lane's key; zeros where it is not seen. dx = dS cap'.
+struct AttentionPair {
+    float ds, dx;
+};
+
+// Calls body(tile, pair) for all tiles of keys that any of the rows [first, first + 8) sees, ascending; all threads of the block together.
+template <class T, class Body>
+__device__ void attention_visit_keys(const AttentionSaved<T>& saved, const AttentionScores<T>& scores, const AttentionSegments& segments,
+                                     const AttentionSizes& sizes, int64_t first, int64_t head, Body body) {
+    float* q_rows = shared<float>();                            // (8, pitch), already scaled
+    float* dout_rows = q_rows + attention_warps * sizes.pitch;  // (8, pitch)
+    float* k_tile = dout_rows + attention_warps * sizes.pitch;  // (32, pitch)
+    float* v_tile = k_tile + attention_tile * sizes.pitch;      // (32, pitch)
+    const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
+    const int64_t last = first + attention_warps < sizes.T ? first + attention_warps : sizes.T, row = first + warp;
+    const int64_t kv_head = head / sizes.group;
+    const float lse = row < last ? saved.lse[row * sizes.NH + head] : 0.0f, D = row < last ? saved.D[row * sizes.NH + head] : 0.0f;
+    __syncthreads();  // the rows before have been read
+    attention_load(q_rows, saved.q, first, static_cast<int>(last - first), head, sizes, scores.scale);
+    attention_load(dout_rows, saved.dout, first, static_cast<int>(last - first), head, sizes);
+
+    for (int64_t begin = first, end; begin < last; begin = end) {
+        const Segment segment = segments.of_query(begin);
+        end = segment.q_start + segment.q_len < last ? segment.q_start + segment.q_len : last;
+        const int64_t before = segment.kv_len - segment.q_len - segment.q_start;  // row t stands beside key before + t
+        const AttentionRange mine = attention_keys(scores, before, row, begin <= row && row < end);
+        for (int64_t key = attention_first_tile(scores, before + begin); key < before + end; key += attention_tile) {
+            const int64_t left = before + end - key;
+            const int count = left < attention_tile ? static_cast<int>(left) : attention_tile;
+            __syncthreads();  // the tiles before have been read
+            attention_load(k_tile, saved.k, segment.kv_start + key, count, kv_head, sizes);
+            attention_load(v_tile, saved.v, segment.kv_start + key, count, kv_head, sizes);
+            __syncthreads();
+            const AttentionKeyTile tile{k_tile,
+                                        key,
+                                        before + first - key,
+                                        segment.first_position - (segment.kv_len - segment.q_len) + key,
+                                        attention_lanes(mine.begin - key),
+                                        attention_lanes(mine.end - key)};
+            AttentionPair pair{0, 0};
+            if (tile.begin <= lane && lane < tile.end) {
+                const AttentionScore x =
+                    attention_score(scores, attention_dot(q_rows + warp * sizes.pitch, k_tile + lane * sizes.pitch, sizes.HS), head,
+                                    kv_head, segment.first_position + row - segment.q_start, before + row - key - lane);
+                const float dp = attention_dot(dout_rows + warp * sizes.pitch, v_tile + lane * sizes.pitch, sizes.HS);
+                pair.ds = attention_exp(x.score, lse) * (dp - D), pair.dx = pair.ds * x.slope;
+            }
+            body(tile, pair);
+        }
+    }
+}
+
 // ---- launching
 
 inline AttentionSizes attention_sizes(const Tensor& q, const Tensor& k) {
@@ -120,6 +240,16 @@ inline AttentionSegments attention_segments(const SegmentTable& segments) {
     };
     const bool keys_ascend = std::adjacent_find(segments.host.begin(), segments.host.end(), later) == segments.host.end();
     return {static_cast<const Segment*>(table.data), table.rows(), keys_ascend};
+}
+
+template <class T>
+AttentionSaved<T> attention_saved(const Tensor& dout, const Tensor& lse, const Tensor& D, const AttentionInputs& in) {
+    return {attention_heads<const T>(dout),
+            attention_heads<const T>(in.q),
+            attention_heads<const T>(in.k),
+            attention_heads<const T>(in.v),
+            lse.as<float>(),
+            D.as<float>()};
 }
 
 // Bytes of a block's `rows` rows and two tiles.

@@ -1,8 +1,7 @@
 // Attention's backward on the GPU, the simple kernels: kernels/attention_simple.h says how the threads share the work. Two kernels:
 //   dq       one warp per (query row, head), over the tiles of keys that it sees
 //   dk, dv   one warp per (key row, key head), over the segments that hold the key, in each the heads of the group, in each the tiles of
-//   the
-//            queries that see the key, all ascending: no atomics. A key's sums are added to dk, dv once.
+//            the queries that see the key, all ascending: no atomics. A key's sums are added to dk, dv once.
 // The scores and P are computed twice, in dq and in dk, dv: 7 products instead of 5.
 //
 // FLOPs: 14 NH HS a visible pair. Bytes: as in the forward, mostly from L2. Floor: FLOPs / 12 TFLOP/s (H200). Fraction: not measured.
@@ -10,65 +9,37 @@
 
 namespace traincu::gpu {
 
-// What both passes read.
-template <class T>
-struct AttentionSaved {
-    AttentionHeads<const T> dout, q, k, v;
-    const float *lse, *D;  // (T,NH)
-};
-
 template <class T, int columns>
 __global__ void __launch_bounds__(attention_threads, 2)
-    attention_simple_dq_kernel(AttentionHeads<T> dq, AttentionSaved<T> saved, AttentionSegments segments, AttentionSizes sizes,
-                               float scale) {
-    float* q_rows = shared<float>();                            // (8, pitch), already scaled
-    float* dout_rows = q_rows + attention_warps * sizes.pitch;  // (8, pitch)
-    float* k_tile = dout_rows + attention_warps * sizes.pitch;  // (32, pitch)
-    float* v_tile = k_tile + attention_tile * sizes.pitch;      // (32, pitch)
+    attention_simple_dq_kernel(AttentionHeads<T> dq, AttentionHeads<T> dq_factors, AttentionSaved<T> saved, AttentionScores<T> scores,
+                               AttentionSegments segments, AttentionSizes sizes) {
     const int warp = static_cast<int>(threadIdx.x) / warp_size, lane = static_cast<int>(threadIdx.x) % warp_size;
     const int64_t head = blockIdx.y, kv_head = head / sizes.group;
-    const int64_t first = (int64_t{gridDim.x} - 1 - blockIdx.x) * attention_warps;
-    const int64_t last = first + attention_warps < sizes.T ? first + attention_warps : sizes.T, row = first + warp;
-    attention_load(q_rows, saved.q, first, static_cast<int>(last - first), head, sizes, scale);
-    attention_load(dout_rows, saved.dout, first, static_cast<int>(last - first), head, sizes);
-
-    for (int64_t begin = first, end; begin < last; begin = end) {
-        const Segment segment = segments.of_query(begin);
-        end = segment.q_start + segment.q_len < last ? segment.q_start + segment.q_len : last;
-        const int64_t before = segment.kv_len - segment.q_len - segment.q_start;
-        const bool mine = begin <= row && row < end;
-        const int64_t seen = mine ? before + row + 1 : 0;
-        const float lse = mine ? saved.lse[row * sizes.NH + head] : 0.0f, D = mine ? saved.D[row * sizes.NH + head] : 0.0f;
-        float sums[columns] = {};
-        for (int64_t key = 0; key < before + end; key += attention_tile) {
-            const int64_t left = before + end - key, left_mine = seen - key;
-            const int count = left < attention_tile ? static_cast<int>(left) : attention_tile;
-            const int visible = left_mine < count ? static_cast<int>(left_mine) : count;
-            __syncthreads();  // the tiles before have been read
-            attention_load(k_tile, saved.k, segment.kv_start + key, count, kv_head, sizes);
-            attention_load(v_tile, saved.v, segment.kv_start + key, count, kv_head, sizes);
-            __syncthreads();
-            if (visible <= 0) continue;  // the whole warp
-            float ds = 0;
-            if (lane < visible) {
-                const float p = attention_exp(attention_dot(q_rows + warp * sizes.pitch, k_tile + lane * sizes.pitch, sizes.HS), lse);
-                ds = p * (attention_dot(dout_rows + warp * sizes.pitch, v_tile + lane * sizes.pitch, sizes.HS) - D);
-            }
-            attention_add_rows(sums, ds, k_tile, 0, visible, sizes);
-        }
-        if (mine) {
-            T* to = dq.row(row, head, sizes.HS);
+    const int64_t first = (int64_t{gridDim.x} - 1 - blockIdx.x) * attention_warps, row = first + warp;
+    float sums[columns] = {}, factor_sums[attention_factor_columns] = {};
+    attention_visit_keys(saved, scores, segments, sizes, first, head, [&](const AttentionKeyTile& tile, const AttentionPair& pair) {
+        if (tile.begin >= tile.end) return;  // the whole warp
+        attention_add_rows(sums, pair.dx, tile.k, tile.begin, tile.end, sizes);
+        if (dq_factors.data)
+            attention_add_factors(factor_sums, pair.ds, scores.k_factors.row(tile.positions, kv_head, scores.R), scores.k_factors.stride,
+                                  scores.R, tile.begin, tile.end);
+    });
+    if (row >= sizes.T) return;
+    T* to = dq.row(row, head, sizes.HS);
 #pragma unroll
-            for (int i = 0; i < columns; i++)
-                if (lane + i * warp_size < sizes.HS) to[lane + i * warp_size] = from_float<T>(scale * sums[i]);
-        }
-    }
+    for (int i = 0; i < columns; i++)
+        if (lane + i * warp_size < sizes.HS) to[lane + i * warp_size] = from_float<T>(scores.scale * sums[i]);
+    if (!dq_factors.data) return;
+    to = dq_factors.row(row, head, scores.R);
+#pragma unroll
+    for (int i = 0; i < attention_factor_columns; i++)
+        if (lane + i * warp_size < scores.R) to[lane + i * warp_size] = from_float<T>(factor_sums[i]);
 }
 
 template <class T, int columns>
-__global__ void __launch_bounds__(attention_threads, 2)
-    attention_simple_dkv_kernel(AttentionHeads<T> dk, AttentionHeads<T> dv, AttentionSaved<T> saved, AttentionSegments segments,
-                                AttentionSizes sizes, float scale) {
+__global__ void __launch_bounds__(attention_threads, columns > 4 ? 1 : 2)  // of two blocks the registers would spill
+    attention_simple_dkv_kernel(AttentionHeads<T> dk, AttentionHeads<T> dv, AttentionHeads<T> dk_factors, AttentionSaved<T> saved,
+                                AttentionScores<T> scores, AttentionSegments segments, AttentionSizes sizes) {
     float* k_rows = shared<float>();                           // (8, pitch)
     float* v_rows = k_rows + attention_warps * sizes.pitch;    // (8, pitch)
     float* q_tile = v_rows + attention_warps * sizes.pitch;    // (32, pitch), already scaled
@@ -81,32 +52,43 @@ __global__ void __launch_bounds__(attention_threads, 2)
     attention_load(v_rows, saved.v, first, static_cast<int>(last - first), kv_head, sizes);
 
     // One segment's queries, heads of the group in ascending order.
-    float dk_sums[columns] = {}, dv_sums[columns] = {};
+    float dk_sums[columns] = {}, dv_sums[columns] = {}, factor_sums[attention_factor_columns] = {};
     auto add_segment = [&](const Segment& segment) {
         const int64_t begin = segment.kv_start > first ? segment.kv_start : first;  // the block's keys in the segment
         const int64_t kv_end = segment.kv_start + segment.kv_len, end = kv_end < last ? kv_end : last;
         const bool mine = begin <= row && row < end;
-        // The first query that sees a key: key j is query j - before.
+        // The queries that see a key: key row `before + i` is beside query i.
         const int64_t before = segment.kv_start + segment.kv_len - segment.q_len;
         const int64_t from = begin > before ? begin - before : 0, from_mine = row > before ? row - before : 0;
+        auto to_of = [&](int64_t key_row) {
+            return attention_last_query(key_row - segment.kv_start, scores.window, segment.kv_len) - (segment.kv_len - segment.q_len);
+        };
+        const int64_t to = to_of(end - 1), to_mine = mine ? to_of(row) : 0;
         for (int64_t head = kv_head * sizes.group; head < (kv_head + 1) * sizes.group; head++)
-            for (int64_t query = from; query < segment.q_len; query += attention_tile) {
-                const int64_t left = segment.q_len - query, query_row = segment.q_start + query;
+            for (int64_t query = from; query < to; query += attention_tile) {
+                const int64_t left = to - query, query_row = segment.q_start + query;
                 const int count = left < attention_tile ? static_cast<int>(left) : attention_tile;
                 __syncthreads();  // the tiles before have been read
-                attention_load(q_tile, saved.q, query_row, count, head, sizes, scale);
+                attention_load(q_tile, saved.q, query_row, count, head, sizes, scores.scale);
                 attention_load(dout_tile, saved.dout, query_row, count, head, sizes);
                 __syncthreads();
-                if (!mine || from_mine >= query + count) continue;  // the whole warp
-                const int skipped = from_mine > query ? static_cast<int>(from_mine - query) : 0;
-                float p = 0, ds = 0;
-                if (skipped <= lane && lane < count) {
+                const int seen_begin = attention_lanes(from_mine - query), seen_end = attention_lanes(to_mine - query);
+                if (seen_begin >= seen_end) continue;  // the whole warp
+                float p = 0, ds = 0, dx = 0;
+                if (seen_begin <= lane && lane < seen_end) {
                     const int64_t at = (query_row + lane) * sizes.NH + head;
-                    p = attention_exp(attention_dot(q_tile + lane * sizes.pitch, k_rows + warp * sizes.pitch, sizes.HS), saved.lse[at]);
+                    const AttentionScore x =
+                        attention_score(scores, attention_dot(q_tile + lane * sizes.pitch, k_rows + warp * sizes.pitch, sizes.HS), head,
+                                        kv_head, segment.first_position + query + lane, before + query + lane - row);
+                    p = attention_exp(x.score, saved.lse[at]);
                     ds = p * (attention_dot(dout_tile + lane * sizes.pitch, v_rows + warp * sizes.pitch, sizes.HS) - saved.D[at]);
+                    dx = ds * x.slope;
                 }
-                attention_add_rows(dk_sums, ds, q_tile, skipped, count, sizes);
-                attention_add_rows(dv_sums, p, dout_tile, skipped, count, sizes);
+                attention_add_rows(dk_sums, dx, q_tile, seen_begin, seen_end, sizes);
+                attention_add_rows(dv_sums, p, dout_tile, seen_begin, seen_end, sizes);
+                if (dk_factors.data)
+                    attention_add_factors(factor_sums, ds, scores.q_factors.row(segment.first_position + query, head, scores.R),
+                                          scores.q_factors.stride, scores.R, seen_begin, seen_end);
             }
     };
     // The segments that hold any of the block's keys: each lane looks at one of 32, every warp comes to the same answer. A batch may have a
@@ -130,28 +112,30 @@ __global__ void __launch_bounds__(attention_threads, 2)
         dk_row[d] = from_float<T>(to_float(dk_row[d]) + dk_sums[i]);
         dv_row[d] = from_float<T>(to_float(dv_row[d]) + dv_sums[i]);
     }
+    if (!dk_factors.data) return;
+    T* to = dk_factors.row(row, kv_head, scores.R);
+#pragma unroll
+    for (int i = 0; i < attention_factor_columns; i++) {
+        const int r = lane + i * warp_size;
+        if (r < scores.R) to[r] = from_float<T>(to_float(to[r]) + factor_sums[i]);
+    }
 }
 
 void simple_attention_backward(const AttentionGradients& d, Tensor dout, Tensor lse, const AttentionInputs& in,
                                const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params,
                                Stream& stream) {
     const AttentionSizes sizes = attention_sizes(in.q, in.k);
-    const float scale = static_cast<float>(params.scale);
     const AttentionSegments table = attention_segments(segments);
     auto blocks = [](int64_t rows) { return static_cast<unsigned>(div_ceil(rows, attention_warps)); };
     const int64_t shared_bytes = attention_shared_bytes(2 * attention_warps, sizes);
     attention_dispatch(in.q.dtype, sizes.HS, [&]<class T, int columns>() {
-        const AttentionSaved<T> saved{attention_heads<const T>(dout),
-                                      attention_heads<const T>(in.q),
-                                      attention_heads<const T>(in.k),
-                                      attention_heads<const T>(in.v),
-                                      lse.as<float>(),
-                                      scratch.delta.as<float>()};
+        const AttentionSaved<T> saved = attention_saved<T>(dout, lse, scratch.delta, in);
+        const AttentionScores<T> scores = attention_scores<T>(in, params);
         launch(attention_simple_dq_kernel<T, columns>, dim3(blocks(sizes.T), static_cast<unsigned>(sizes.NH)), dim3(attention_threads),
-               shared_bytes, stream, attention_heads<T>(d.dq), saved, table, sizes, scale);
+               shared_bytes, stream, attention_heads<T>(d.dq), attention_heads<T>(d.dq_factors), saved, scores, table, sizes);
         launch(attention_simple_dkv_kernel<T, columns>, dim3(blocks(sizes.Tk), static_cast<unsigned>(in.k.shape[1])),
-               dim3(attention_threads), shared_bytes, stream, attention_heads<T>(d.dk), attention_heads<T>(d.dv), saved, table, sizes,
-               scale);
+               dim3(attention_threads), shared_bytes, stream, attention_heads<T>(d.dk), attention_heads<T>(d.dv),
+               attention_heads<T>(d.dk_factors), saved, scores, table, sizes);
     });
 }
 

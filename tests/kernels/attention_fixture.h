@@ -171,11 +171,15 @@ private:
 
 // The kernels that take the problem, on the tests' device: each of them is tested with it.
 inline std::vector<AttentionKernel> kernels_for(const Problem& x) {
-    const bool variant = x.in.gate || x.in.sinks || x.in.slopes || x.in.relative || x.in.q_factors || x.in.dense || x.params.window > 0 ||
-                         x.params.softcap > 0;
     if (!on_gpu()) return {AttentionKernel::simple, AttentionKernel::tiled};
-    if (variant) return {};  // still to come
-    return {AttentionKernel::simple};
+    std::vector<AttentionKernel> kernels;
+    for (AttentionKernel kernel : {AttentionKernel::simple, AttentionKernel::tiled, AttentionKernel::hopper}) try {
+            set_attention_kernel(kernel);
+            kernels.push_back(gpu::chosen_attention_kernel(x.in));
+        } catch (const Error&) {  // it does not take the shape
+        }
+    set_attention_kernel(AttentionKernel::automatic);
+    return kernels;
 }
 
 // Tensor cores multiply bf16: there P and dS are rounded before they are multiplied, and the naive kernel to compare with rounds them too.

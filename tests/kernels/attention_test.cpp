@@ -226,30 +226,39 @@ TEST_SUITE("attention") {
         }
     }
 
+    // Of scores around 10^6 the last bit decides which of two keys is seen, and an error is a matter of luck: that of several problems is
+    // compared.
     TEST_CASE("attention: scores of +-80 and beyond stay finite and right") {
         for (Dtype type : test_dtypes())
             for (double spread : {40.0, 1000.0})
                 for (const Variant& variant : {Variant{}, Variant{.window = 30, .sinks = true}, Variant{.softcap = 30}}) {
                     if (type == Dtype::f64) continue;
-                    const Shape shape = on_gpu() ? Shape{2, 2, 16, documents({120, 3})} : Shape{2, 2, 64, documents({150, 3})};
+                    const Shape shape = on_gpu() ? Shape{2, 2, 16, documents({60, 3})} : Shape{2, 2, 64, documents({150, 3})};
+                    const uint64_t problems = spread > 100 && on_gpu() ? 8 : 1;
                     Pool pool;
-                    const Problem inputs(pool, type, shape, spread, variant);
-                    for (AttentionKernel kernel : kernels_for(inputs)) {
+                    for (AttentionKernel kernel : kernels_for(Problem(pool, type, shape, spread, variant))) {
                         CAPTURE(std::string(traincu::name_of(type)));
                         CAPTURE(std::string(name_of(kernel)));
                         CAPTURE(spread);
                         CAPTURE(variant.window);
                         CAPTURE(variant.softcap);
-                        const Naive<double> truth(inputs);
-                        const Naive<float> naive(inputs, rounds_products(kernel, type));
                         const WithKernel with(kernel);
-                        Pool again;
-                        Problem x(again, type, shape, spread, variant);
-                        x.forward(), x.backward();
-                        for (const Tensor& t : x.results())
-                            for (double value : values(t)) REQUIRE(std::isfinite(value));
-                        CHECK(distance(values(x.out), truth.out) < 2 * distance(naive.out, truth.out) + 0x1p-23);
-                        CHECK(distance(values(x.d.dv), truth.dv) < 2 * distance(naive.dv, truth.dv) + 0x1p-23);
+                        std::vector<double> out, dv, exact_out, exact_dv;
+                        std::vector<float> naive_out, naive_dv;
+                        auto append = [](auto& all, const auto& more) { all.insert(all.end(), more.begin(), more.end()); };
+                        for (uint64_t seed = 1; seed <= problems; seed++) {
+                            Pool again(seed);
+                            Problem x(again, type, shape, spread, variant);
+                            const Naive<double> truth(x);
+                            const Naive<float> naive(x, rounds_products(kernel, type));
+                            x.forward(), x.backward();
+                            for (const Tensor& t : x.results())
+                                for (double value : values(t)) REQUIRE(std::isfinite(value));
+                            append(out, values(x.out)), append(exact_out, truth.out), append(naive_out, naive.out);
+                            append(dv, values(x.d.dv)), append(exact_dv, truth.dv), append(naive_dv, naive.dv);
+                        }
+                        CHECK(distance(out, exact_out) < 2 * distance(naive_out, exact_out) + 0x1p-23);
+                        CHECK(distance(dv, exact_dv) < 2 * distance(naive_dv, exact_dv) + 0x1p-23);
                     }
                 }
     }

@@ -153,6 +153,20 @@ void attention(const MadeUp& make, int64_t T, int64_t NH, int64_t NKV, int64_t H
     attention_forward(out, lse, in, table, {0.1}, stream);
     attention_backward({.dq = heads(d, 0, NH), .dk = heads(d, NH, NKV), .dv = heads(d, NH + NKV, NKV)}, make({T, NH, HS}), out, lse, in,
                        scratch, table, {0.1}, stream);
+    // What adds launches: a gate, sinks, a bias that is trained.
+    const AttentionParams windowed = {.scale = 0.1, .window = 512, .softcap = 50};
+    auto gradients = [&] { return AttentionGradients{.dq = heads(d, 0, NH), .dk = heads(d, NH, NKV), .dv = heads(d, NH + NKV, NKV)}; };
+    AttentionInputs relative = in, factors = in;
+    AttentionGradients drelative = gradients(), dfactors = gradients();
+    relative.gate = make({T, NH, HS}), relative.sinks = make({NH}), relative.relative = make({NH, relative_buckets});
+    drelative.dgate = make({T, NH, HS}), drelative.dsinks = make.statistics({NH});
+    drelative.drelative = make.statistics({NH, relative_buckets});
+    attention_forward(out, lse, relative, table, windowed, stream);
+    attention_backward(drelative, make({T, NH, HS}), out, lse, relative, scratch, table, windowed, stream);
+    factors.q_factors = make({T, NH, 16}), factors.k_factors = make({T, NKV, 16});
+    dfactors.dq_factors = make({T, NH, 16}), dfactors.dk_factors = make({T, NKV, 16});
+    attention_forward(out, lse, factors, table, {0.1}, stream);
+    attention_backward(dfactors, make({T, NH, HS}), out, lse, factors, scratch, table, {0.1}, stream);
 }
 
 // Runs body(stream, make, unit) for GPUs, types, and ways to lie in memory.

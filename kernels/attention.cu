@@ -122,6 +122,8 @@ struct AttentionTier {
 static bool any_attention(const AttentionInputs&) { return true; }
 
 static constexpr AttentionTier attention_tiers[] = {
+    {AttentionKernel::tiled, false, "bf16, and heads of a multiple of 8 up to 256 at multiples of 16 bytes", tiled_attention_takes,
+     tiled_attention_forward, tiled_attention_backward},
     {AttentionKernel::simple, true, "", any_attention, simple_attention_forward, simple_attention_backward},
 };
 

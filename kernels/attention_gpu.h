@@ -137,5 +137,10 @@ void simple_attention_backward(const AttentionGradients& d, Tensor dout, Tensor 
 // drelative += the gradient of in.relative; dout is dO, D scratch.delta.
 void attention_backward_relative(Tensor drelative, Tensor dout, Tensor lse, Tensor D, const AttentionInputs& in,
                                  const SegmentTable& segments, const AttentionParams& params, Stream& stream);
+bool tiled_attention_takes(const AttentionInputs& in);
+void tiled_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments, const AttentionParams& params,
+                             Stream& stream);
+void tiled_attention_backward(const AttentionGradients& d, Tensor dout, Tensor lse, const AttentionInputs& in,
+                              const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params, Stream& stream);
 
 }  // namespace traincu::gpu

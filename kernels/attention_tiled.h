@@ -105,8 +105,8 @@ __device__ void tiled_scores(float (&scores)[steps][4], const bf16* left, int ro
     for (int n = 0; n < steps; n++)
 #pragma unroll
         for (int e = 0; e < 4; e++) scores[n][e] = 0;
-#pragma unroll
-    for (int k = 0; k < chunks * 8; k += 16) {
+#pragma unroll(chunks < 16 ? 8 : 2)
+    for (int k = 0; k < chunks * 8; k += 16) {  // of wide heads not unrolled: registers for the places are what is short there
         uint32_t a[4];
         tiled_left<chunks>(a, left, row, k);
         tiled_multiply<chunks>(scores, a, right, k);
@@ -172,20 +172,16 @@ __device__ void tiled_add_factors(float (&scores)[steps][4], const TiledFactors&
     }
 }
 
-// The columns of trained factors whose gradient a warp keeps in its registers at once. Wider ones take another walk.
-constexpr int tiled_factor_columns = 64;
-
-// sums (16,64) += dS (16, 8 steps) times columns [r, r + 64) of rows [row, row + 8 steps) of `factors`.
-template <int steps>
-__device__ void tiled_add_factor_rows(float (&sums)[tiled_factor_columns / 8][4], const float (&dS)[steps][4], const TiledFactors& factors,
-                                      int row, int r) {
+// sums (16, 8 columns) += dS (16, 8 steps) times columns [r, r + 8 columns) of rows [row, row + 8 steps) of `factors`.
+template <int columns, int steps>
+__device__ void tiled_add_factor_rows(float (&sums)[columns][4], const float (&dS)[steps][4], const TiledFactors& factors, int row, int r) {
     const int lane = static_cast<int>(threadIdx.x) % warp_size, g = lane / 4, c = lane % 4 * 2;
 #pragma unroll
     for (int k = 0; k < steps / 2; k++) {
         uint32_t a[4];
         tiled_round(a, dS, k);
 #pragma unroll
-        for (int n = 0; n < tiled_factor_columns / 8; n++) {
+        for (int n = 0; n < columns; n++) {
             if (r + n * 8 >= factors.R) break;
             const int i = row + k * 16 + c, col = r + n * 8 + g;
             mma_m16n8k16<bf16>(

@@ -7,8 +7,8 @@
 // warps' dS^T meet in shared memory, where this step's queries lay, and the block adds its part of dq to sums in f32 by atomics.
 //
 // A block has 8 warps and 128 rows; where a head is wider than 128, 64 rows, and two warps share each 16 of them: both compute the scores,
-// and each sums one half of the columns. The other side comes 32 (16) rows at a time. Trained factors: 64 of their columns are summed in
-// registers; more take another walk for each further 64.
+// and each sums one half of the columns. The other side comes 32 (16) rows at a time. The gradient of trained factors takes the registers
+// of dk or dq in walks of its own, a head's size of their columns at once: two products more, but no register that others lack.
 //
 // Shared memory: two tiles that stay and two stages, HS 64: 48 KB, HS 128 and 256: 96 KB.
 // FLOPs: 14 NH HS a visible pair, 10 where dq is added in any order. Floor: FLOPs / 770 TFLOP/s (H200); mma.sync reaches about 60 % of
@@ -157,37 +157,38 @@ __global__ void __launch_bounds__(TiledBackward<HS>::threads)
     tiled_load<Shape::rows, chunks, Shape::threads>(k_tile, saved.k, first, count, kv_head, sizes.HS);
     tiled_load<Shape::rows, chunks, Shape::threads>(v_tile, saved.v, first, count, kv_head, sizes.HS);
 
-    auto load_step = [&](const TiledWalk& walk, int stage) {
-        const Segment s = table.segments[walk.segment];
-        const int64_t head = kv_head * sizes.group + walk.head, begin = s.q_start + walk.query;
-        const int left = static_cast<int>(s.q_len) - walk.query, key = static_cast<int>(first - s.kv_start);
+    auto load_step = [&](const TiledWalk& place, int stage) {
+        const Segment s = table.segments[place.segment];
+        const int64_t head = kv_head * sizes.group + place.head, begin = s.q_start + place.query;
+        const int left = static_cast<int>(s.q_len) - place.query, key = static_cast<int>(first - s.kv_start);
         bf16* to = ring + stage * Shape::stage;
         tiled_load<step, chunks, Shape::threads>(to, saved.q, begin, left, head, sizes.HS);
         tiled_load<step, chunks, Shape::threads>(to + Shape::tile, saved.dout, begin, left, head, sizes.HS);
         if (thread < step)
             tiled_row(rows_lse[stage * step + thread], rows_D[stage * step + thread], saved, (begin + thread) * sizes.NH + head,
                       thread < left);
-        const int beside = static_cast<int>(s.kv_len - s.q_len) + walk.query;
+        const int beside = static_cast<int>(s.kv_len - s.q_len) + place.query;
         tiled_load_slice(slices + stage * Shape::slice, scores, head, beside - (key + Shape::rows - 1), Shape::slice);
         if (thread == 0)
-            in_stage[stage] = {static_cast<int>(head), walk.query, key, static_cast<int>(s.q_len), static_cast<int>(s.kv_len), s.q_start,
+            in_stage[stage] = {static_cast<int>(head), place.query, key, static_cast<int>(s.q_len), static_cast<int>(s.kv_len), s.q_start,
                                s.first_position};
         cp_async_commit();
     };
 
-    for (int r = 0; r == 0 || r < d.factors; r += tiled_factor_columns) {  // columns of the factors, where they are trained
-        float dk[Shape::columns][4] = {}, dv[Shape::columns][4] = {}, dfactors[tiled_factor_columns / 8][4] = {};
-        TiledWalk walk{table.segments, tile.segment, tile.segment + tile.segments, sizes.group,
+    for (int walk = 0; walk == 0 || (walk - 1) * HS < d.factors; walk++) {
+        const int r = (walk - 1) * HS + col;  // of a further walk: the factors' columns that it sums
+        float dk[Shape::columns][4] = {}, dv[Shape::columns][4] = {};
+        TiledWalk next{table.segments, tile.segment, tile.segment + tile.segments, sizes.group,
                        window,         step,         static_cast<int>(first),      static_cast<int>(first) + count};
-        walk.enter();
+        next.enter();
         __syncthreads();  // the walk before has read its last step
-        bool more = !walk.done();
-        if (more) load_step(walk, 0), walk.next();
+        bool more = !next.done();
+        if (more) load_step(next, 0), next.next();
         for (int stage = 0; more; stage ^= 1) {
             cp_async_wait<0>();
             __syncthreads();  // this step's rows are there, and all are done with those before, whose place is next
-            more = !walk.done();
-            if (more) load_step(walk, stage ^ 1), walk.next();
+            more = !next.done();
+            if (more) load_step(next, stage ^ 1), next.next();
             bf16 *q_tile = ring + stage * Shape::stage, *dout_tile = q_tile + Shape::tile;
             const TiledStep& now = in_stage[stage];
             const int before = now.kv_len - now.q_len;
@@ -213,12 +214,15 @@ __global__ void __launch_bounds__(TiledBackward<HS>::threads)
                 for (int n = 0; n < steps; n++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) s[n][e] = exp2f(fmaf(s[n][e], unit, -rows_lse[query_of(n, e)]));
-                if (r == 0) tiled_add_rows<chunks>(dv, s, dout_tile, col);
+                if (walk == 0) tiled_add_rows<chunks>(dv, s, dout_tile, col);
                 tiled_scores<chunks>(dS, v_tile, row, dout_tile);
                 tiled_differentiate(s, dS, rows_D, query_of);
-                if (d.factors > 0 && col == 0) tiled_add_factor_rows(dfactors, dS, queries, now.query, r);
-                if (scores.softcap > 0) tiled_scale_by(dS, derivative);
-                if (r == 0) tiled_add_rows<chunks>(dk, dS, q_tile, col);
+                if (walk > 0) {
+                    tiled_add_factor_rows(dk, dS, queries, now.query, r);
+                } else {
+                    if (scores.softcap > 0) tiled_scale_by(dS, derivative);
+                    tiled_add_rows<chunks>(dk, dS, q_tile, col);
+                }
             }
             if (!d.dq_sums) continue;
 
@@ -254,11 +258,12 @@ __global__ void __launch_bounds__(TiledBackward<HS>::threads)
                     }
             }
         }
-        if (r == 0) {
-            tiled_store<true>(d.dk, first + row, count - row, kv_head, sizes.HS, col, scores.scale, dk);
-            tiled_store<true>(d.dv, first + row, count - row, kv_head, sizes.HS, col, 1.0f, dv);
+        if (walk > 0) {
+            tiled_store<true>(d.dk_factors, first + row, count - row, kv_head, d.factors, r, 1.0f, dk);
+            continue;
         }
-        if (d.factors > 0 && col == 0) tiled_store<true>(d.dk_factors, first + row, count - row, kv_head, d.factors, r, 1.0f, dfactors);
+        tiled_store<true>(d.dk, first + row, count - row, kv_head, sizes.HS, col, scores.scale, dk);
+        tiled_store<true>(d.dv, first + row, count - row, kv_head, sizes.HS, col, 1.0f, dv);
     }
 }
 
@@ -302,8 +307,9 @@ __global__ void __launch_bounds__(TiledBackward<HS>::threads)
         cp_async_commit();
     };
 
-    for (int r = 0; r == 0 || r < d.factors; r += tiled_factor_columns) {  // columns of the factors, where they are trained
-        float dq[Shape::columns][4] = {}, dfactors[tiled_factor_columns / 8][4] = {};
+    for (int walk = 0; walk == 0 || (walk - 1) * HS < d.factors; walk++) {
+        const int r = (walk - 1) * HS + col;  // of a further walk: the factors' columns that it sums
+        float dq[Shape::columns][4] = {};
         __syncthreads();  // the walk before has read its last step
         load_step(begin, 0);
         for (int key = begin, stage = 0; key < end; key += step, stage ^= 1) {
@@ -331,12 +337,17 @@ __global__ void __launch_bounds__(TiledBackward<HS>::threads)
                 for (int e = 0; e < 4; e++) s[n][e] = exp2f(fmaf(s[n][e], unit, -lse[e / 2]));
             tiled_scores<chunks>(dS, dout_tile, row, v_tile);
             tiled_differentiate(s, dS, D, [](int, int e) { return e / 2; });
-            if (d.factors > 0 && col == 0) tiled_add_factor_rows(dfactors, dS, keys, key, r);
-            if (scores.softcap > 0) tiled_scale_by(dS, derivative);
-            if (r == 0) tiled_add_rows<chunks>(dq, dS, k_tile, col);
+            if (walk > 0) {
+                tiled_add_factor_rows(dq, dS, keys, key, r);
+            } else {
+                if (scores.softcap > 0) tiled_scale_by(dS, derivative);
+                tiled_add_rows<chunks>(dq, dS, k_tile, col);
+            }
         }
-        if (r == 0) tiled_store<false>(d.dq, first + row, count - row, head, sizes.HS, col, scores.scale, dq);
-        if (d.factors > 0 && col == 0) tiled_store<false>(d.dq_factors, first + row, count - row, head, d.factors, r, 1.0f, dfactors);
+        if (walk > 0)
+            tiled_store<false>(d.dq_factors, first + row, count - row, head, d.factors, r, 1.0f, dq);
+        else
+            tiled_store<false>(d.dq, first + row, count - row, head, sizes.HS, col, scores.scale, dq);
     }
 }
 

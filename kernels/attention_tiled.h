@@ -105,7 +105,7 @@ __device__ void tiled_scores(float (&scores)[steps][4], const bf16* left, int ro
     for (int n = 0; n < steps; n++)
 #pragma unroll
         for (int e = 0; e < 4; e++) scores[n][e] = 0;
-#pragma unroll(chunks < 16 ? 8 : 2)
+#pragma unroll(chunks < 16 ? 8 : chunks < 32 ? 2 : 1)
     for (int k = 0; k < chunks * 8; k += 16) {  // of wide heads not unrolled: registers for the places are what is short there
         uint32_t a[4];
         tiled_left<chunks>(a, left, row, k);

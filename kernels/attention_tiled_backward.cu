@@ -7,10 +7,11 @@
 // warps' dS^T meet in shared memory, where this step's queries lay, and the block adds its part of dq to sums in f32 by atomics.
 //
 // A block has 8 warps and 128 rows; where a head is wider than 128, 64 rows, and two warps share each 16 of them: both compute the scores,
-// and each sums one half of the columns. The other side comes 32 (16) rows at a time. The gradient of trained factors takes the registers
+// and each sums one half of the columns. The other side comes 32 rows at a time; 16 to wide heads,
+// and to keys of heads of 128, whose sums leave no registers for more. The gradient of trained factors takes the registers
 // of dk or dq in walks of its own, a head's size of their columns at once: two products more, but no register that others lack.
 //
-// Shared memory: two tiles that stay and two stages, HS 64: 48 KB, HS 128 and 256: 96 KB.
+// Shared memory: two tiles that stay and two stages, HS 64: 48 KB, HS 128: 80 and 96 KB, HS 256: 96 KB.
 // FLOPs: 14 NH HS a visible pair, 10 where dq is added in any order. Floor: FLOPs / 770 TFLOP/s (H200); mma.sync reaches about 60 % of
 // that. Fraction: not measured.
 #include "kernels/attention_tiled.h"
@@ -18,10 +19,10 @@
 
 namespace traincu::gpu {
 
-template <int HS>
+template <int HS, bool of_keys>
 struct TiledBackward {
     static constexpr bool wide = HS > 128;
-    static constexpr int chunks = HS / 8, rows = wide ? 64 : 128, step = wide ? 16 : 32, halves = wide ? 2 : 1;
+    static constexpr int chunks = HS / 8, rows = wide ? 64 : 128, step = wide || (of_keys && HS == 128) ? 16 : 32, halves = wide ? 2 : 1;
     static constexpr int groups = rows / 16, threads = groups * halves * warp_size, columns = HS / 8 / halves;  // of a warp, in eights
     static constexpr int tile = step * tiled_pitch<chunks>, block_tile = rows * tiled_pitch<chunks>;
     static constexpr int stage = 2 * tile > rows* step ? 2 * tile : rows* step;  // has room for dS
@@ -133,9 +134,9 @@ __device__ void tiled_store(const AttentionHeads<bf16>& to, int64_t first, int r
 }
 
 template <int HS>
-__global__ void __launch_bounds__(TiledBackward<HS>::threads)
+__global__ void __launch_bounds__(TiledBackward<HS, true>::threads)
     attention_tiled_dkv_kernel(TiledGradients d, TiledSaved saved, TiledTable table, AttentionScores<bf16> scores, TiledSizes sizes) {
-    using Shape = TiledBackward<HS>;
+    using Shape = TiledBackward<HS, true>;
     constexpr int chunks = Shape::chunks, step = Shape::step, steps = step / 8, parts = attention_tile_rows / Shape::rows;
     bf16* k_tile = shared<bf16>();
     bf16* v_tile = k_tile + Shape::block_tile;
@@ -268,9 +269,9 @@ __global__ void __launch_bounds__(TiledBackward<HS>::threads)
 }
 
 template <int HS>
-__global__ void __launch_bounds__(TiledBackward<HS>::threads)
+__global__ void __launch_bounds__(TiledBackward<HS, false>::threads)
     attention_tiled_dq_kernel(TiledGradients d, TiledSaved saved, TiledTable table, AttentionScores<bf16> scores, TiledSizes sizes) {
-    using Shape = TiledBackward<HS>;
+    using Shape = TiledBackward<HS, false>;
     constexpr int chunks = Shape::chunks, step = Shape::step, steps = step / 8, parts = attention_tile_rows / Shape::rows;
     bf16* q_tile = shared<bf16>();
     bf16* dout_tile = q_tile + Shape::block_tile;
@@ -393,14 +394,13 @@ void tiled_attention_backward(const AttentionGradients& d, Tensor dout, Tensor l
                            scratch.delta.as<float>()};
     if (any_order) gpu::zero(scratch.dq, stream);
     tiled_dispatch(sizes.HS, [&]<int HS>() {
-        using Shape = TiledBackward<HS>;
-        const int64_t parts = attention_tile_rows / Shape::rows, bytes = Shape::elements * int64_t{sizeof(bf16)};
-        auto start = [&](auto kernel, const Tensor& tiles, int64_t heads) {
-            launch(kernel, dim3(static_cast<unsigned>(tiles.rows() * parts * heads)), dim3(Shape::threads), bytes, stream, gradients, saved,
-                   tiled_table(tiles, segments), scores, sizes);
+        auto start = [&]<class Shape>(Shape, auto kernel, const Tensor& tiles, int64_t heads) {
+            const int64_t blocks = tiles.rows() * (attention_tile_rows / Shape::rows) * heads;
+            launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Shape::threads), Shape::elements * int64_t{sizeof(bf16)}, stream,
+                   gradients, saved, tiled_table(tiles, segments), scores, sizes);
         };
-        start(attention_tiled_dkv_kernel<HS>, segments.key_tiles, NKV);
-        if (!any_order) start(attention_tiled_dq_kernel<HS>, segments.query_tiles, NH);
+        start(TiledBackward<HS, true>(), attention_tiled_dkv_kernel<HS>, segments.key_tiles, NKV);
+        if (!any_order) start(TiledBackward<HS, false>(), attention_tiled_dq_kernel<HS>, segments.query_tiles, NH);
     });
     if (any_order)
         launch(attention_tiled_convert_kernel, dim3(static_cast<unsigned>(div_ceil(sums, 8 * tiled_convert_threads))),

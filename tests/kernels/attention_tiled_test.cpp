@@ -1,6 +1,7 @@
 // The tiled kernels against the formulas in double: within twice the error of a naive kernel that rounds P and dS to bf16 as they do.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -78,6 +79,39 @@ TEST_SUITE("attention") {
             check(s, {.bias = Bias::factors, .rank = 72});
             check(s, {.bias = Bias::factors, .rank = 16, .deterministic = false});
             check(s, {.window = 30, .bias = Bias::dense});
+        }
+    }
+
+    TEST_CASE("tiled attention: a document gives the same bits alone and packed, and a sequence in slices those of the whole") {
+        if (!on_gpu()) return;
+        const TiledKernels kernels;
+        for (const Variant& variant : {Variant{}, Variant{.window = 40, .softcap = 2, .sinks = true, .bias = Bias::relative}}) {
+            const Shape shape{2, 1, 32, documents({35, 150}), 8};
+            Pool pool, again, other;
+            Problem packed(pool, Dtype::bf16, shape, 1, variant), part(again, Dtype::bf16, shape, 1, variant),
+                alone(other, Dtype::bf16, {2, 1, 32, documents({150}), 8}, 1, variant);
+            packed.forward(), packed.backward();
+            auto rows = [](const Tensor& t) { return t.slice_rows(35, 150); };
+            alone.in.q = rows(part.in.q), alone.in.k = rows(part.in.k), alone.in.v = rows(part.in.v), alone.dout = rows(part.dout);
+            alone.in.sinks = part.in.sinks, alone.in.relative = part.in.relative;
+            alone.forward(), alone.backward();
+            for (auto [one, whole] :
+                 {std::pair{alone.out, packed.out}, std::pair{alone.lse, packed.lse}, std::pair{alone.d.dq, packed.d.dq},
+                  std::pair{alone.d.dk, packed.d.dk}, std::pair{alone.d.dv, packed.d.dv}})
+                CHECK(same_bits(one, rows(whole)));
+            const Tensor out = other.poison(Dtype::bf16, {150, 2, 32}), lse = other.poison(Dtype::f32, {150, 2});
+            for (int64_t begin = 0, length; begin < 150; begin += length) {
+                length = std::min<int64_t>(begin == 0 ? 45 : begin == 45 ? 1 : 70, 150 - begin);
+                const SegmentTable table = table_of(other, {{0, length, 0, begin + length, begin}}, variant.window);
+                AttentionInputs in = alone.in;
+                in.q = in.q.slice_rows(begin, length);
+                const std::vector<Segment> host = {{0, length, 0, begin + length, begin}};
+                attention_forward(out.slice_rows(begin, length), lse.slice_rows(begin, length), in,
+                                  {host, table.device, table.query_tiles, table.key_tiles}, alone.params, test_stream());
+                test_stream().synchronize();
+            }
+            CHECK(same_bits(out, alone.out));
+            CHECK(same_bits(lse, alone.lse));
         }
     }
 }  // TEST_SUITE

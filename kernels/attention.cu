@@ -122,6 +122,8 @@ struct AttentionTier {
 static bool any_attention(const AttentionInputs&) { return true; }
 
 static constexpr AttentionTier attention_tiers[] = {
+    {AttentionKernel::hopper, false, "sm_90, bf16, heads of 64 or 128, rows at multiples of 16 bytes, factors of rank 64 at most",
+     hopper_attention_takes, hopper_attention_forward, hopper_attention_backward},
     {AttentionKernel::tiled, false, "bf16, and heads of a multiple of 8 up to 256 at multiples of 16 bytes", tiled_attention_takes,
      tiled_attention_forward, tiled_attention_backward},
     {AttentionKernel::simple, true, "", any_attention, simple_attention_forward, simple_attention_backward},

@@ -142,5 +142,12 @@ void tiled_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, 
                              Stream& stream);
 void tiled_attention_backward(const AttentionGradients& d, Tensor dout, Tensor lse, const AttentionInputs& in,
                               const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params, Stream& stream);
+// Heads of 64 or 128 whose rows begin at multiples of 16 bytes (dout's and out's too), factors of rank 64 at most.
+bool hopper_attention_takes(const AttentionInputs& in);
+void hopper_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments,
+                              const AttentionParams& params, Stream& stream);
+void hopper_attention_backward(const AttentionGradients& d, Tensor dout, Tensor lse, const AttentionInputs& in,
+                               const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params,
+                               Stream& stream);
 
 }  // namespace traincu::gpu

@@ -70,5 +70,6 @@ inline __host__ __device__ int swizzled(int row, int column) { return row * pane
 //   them.
 //
 //   void named_barrier_sync(int id, int threads), named_barrier_arrive(int id, int threads)      id 1 to 15; whole warps
+//   float exp2_approximate(float)                                                                one instruction; results below 2^-126 are 0
 //   void registers_release<n>(), registers_claim<n>()                                            a warpgroup's registers per thread, a
 //   multiple of 8

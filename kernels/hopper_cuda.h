@@ -247,4 +247,10 @@ __device__ void registers_claim() {
 
 #undef TRAINCU_HOPPER_ASM
 
+inline __device__ float exp2_approximate(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
 }  // namespace traincu::gpu

@@ -1,6 +1,7 @@
 // The wrappers of kernels/hopper.h for the SIMT runner. Included by hopper.h alone, which says what they do.
 #pragma once
 
+#include <cmath>
 #include <initializer_list>
 #include <vector>
 
@@ -95,6 +96,10 @@ __forceinline__ void wgmma_wait(Arrays&... arrays) {
 
 inline void named_barrier_sync(int id, int threads, TRAINCU_SIMT_HERE) { simt::named_barrier(id, threads, true, at); }
 inline void named_barrier_arrive(int id, int threads, TRAINCU_SIMT_HERE) { simt::named_barrier(id, threads, false, at); }
+inline float exp2_approximate(float x) {
+    const float result = std::exp2(x);
+    return result < 0x1p-126f ? 0.0f : result;
+}
 template <int n>
 void registers_release() {
     static_assert(n % 8 == 0 && n >= 24 && n <= 256);

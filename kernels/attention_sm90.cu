@@ -5,7 +5,8 @@
 //              segment's end, which are another document's or nobody's, are set to 0: their P is 0, but 0 inf is not.
 //              warps 1 to 3: the factors of a bias of low rank, padded to 16 columns; any rank, so by plain loads
 //   consumers  S = Q K^T (wgmma from shared memory), softmax in registers, O += P V with P as the operand in registers. S of the next tile
-//              is under way before O += P V of this one starts, and its softmax runs beside that product.
+//              is put in line before O += P V of this one, and its softmax runs beside that product. The two warpgroups take turns at the
+//              tensor cores, so that one multiplies while the other does its softmax.
 //
 // Each row sees its key tiles in the same order whatever else is in its query tile, and a tile in which it sees nothing changes no bit of
 // it: packed, sliced or alone gives the same bits.
@@ -124,14 +125,13 @@ inline __device__ void hopper_softmax(float (&x)[64], float (&top)[2], float (&s
     }
 }
 
-template <int HS>
+template <int HS, bool factors>
 __device__ void hopper_forward_consume(unsigned char* memory, const HopperForwardBarriers& barriers, const HopperForward& a,
                                        const HopperQueries& queries, int head, int which, float* slices) {
     using Layout = HopperForwardLayout<HS>;
     const int thread = static_cast<int>(threadIdx.x) % hopper_threads, warp = thread / warp_size, lane = thread % warp_size;
     const int first_row = hopper_rows * which, row = first_row + 16 * warp + lane / 4, column = 2 * (lane % 4);  // of this thread
     const AttentionScores<bf16>& scores = a.scores;
-    const bool factors = scores.bias == AttentionBias::factors;
     const bool plain = scores.bias == AttentionBias::none && scores.softcap == 0 && scores.scale > 0;
     const float unit = plain ? scores.scale : 1.0f, unit_log2e = unit * attention_log2e;
     unsigned char* q = memory + Layout::q + first_row * panel_row_bytes;
@@ -139,63 +139,84 @@ __device__ void hopper_forward_consume(unsigned char* memory, const HopperForwar
     float s[64], o[HS / 2] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
     uint32_t p[8][4];
 
-    // Starts S of the i-th tile; the caller waits.
-    const auto start_scores = [&](int i) {
+    const auto arrive = [&](uint64_t* barrier) {
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(barrier);
+    };
+    const auto start_scores = [&](int i) {  // S of the i-th tile
         mbarrier_wait(barriers.k_full + i % 2, i / 2 % 2);
         wgmma_fence(s);
         hopper_product<hopper_tile, HS, hopper_tile, hopper_tile>(s, q, memory + Layout::k + i % 2 * Layout::tile, false);
         wgmma_commit();
     };
-    const auto arrive = [&](uint64_t* barrier) {
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(barrier);
+    const auto start_output = [&](int i) {  // O += P V of the i-th tile, whose probabilities are in p
+        mbarrier_wait(barriers.v_full + i % 2, i / 2 % 2);
+        wgmma_fence(o, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]);
+        hopper_product_of_registers<HS, hopper_tile>(o, p, memory + Layout::v + i % 2 * Layout::tile);
+        wgmma_commit();
     };
-    // s of the i-th tile, n-th of the segment, into logits. With factors nothing else may be under way.
-    const auto finish_logits = [&](int i, int n) {
-        const int distance = queries.before + row - (n * hopper_tile + column);
-        if (plain) return;
-        hopper_scale(s, scores.scale, scores.softcap);
-        float* slice = slices + (2 * which + i % 2) * hopper_slice;
-        const int begin = queries.before + first_row - (n * hopper_tile + hopper_tile - 1);  // the tile's least distance
-        if (scores.bias == AttentionBias::relative) {
-            hopper_fill_slice(slice, scores.relative + head * relative_buckets, begin, hopper_slice, thread, hopper_threads);
-            named_barrier_sync(1 + which, hopper_threads);  // two slices: those before the last have been read
+    // s of the i-th tile, `key` its first, becomes logits.
+    const auto finish_logits = [&](int i, int key) {
+        const int distance = queries.before + row - (key + column);
+        const int least = queries.before + first_row - (key + hopper_tile - 1);  // of the warpgroup's tile
+        if (!plain) {
+            hopper_scale(s, scores.scale, scores.softcap);
+            float* slice = slices + (2 * which + i % 2) * hopper_slice;
+            if (scores.bias == AttentionBias::relative) {
+                hopper_fill_slice(slice, scores.relative + head * relative_buckets, least, hopper_slice, thread, hopper_threads);
+                named_barrier_sync(1 + which, hopper_threads);  // two slices: those before the last have been read
+            }
+            hopper_add_bias<false>(s, scores, head, distance, queries.position + row, slice + (distance - least));
         }
-        hopper_add_bias<false>(s, scores, head, distance, queries.position + row, slice + (distance - begin));
-    };
-    const auto mask = [&](int n) {
-        const int first = queries.before + first_row, key = n * hopper_tile;  // of the warpgroup's tile
-        if (key + hopper_tile - 1 > first || (scores.window > 0 && first + hopper_rows - 1 - key >= scores.window))
-            hopper_mask<false>(s, queries.before + row - (key + column), scores.window);
-    };
-    mbarrier_wait(barriers.q_full, 0);
-#pragma unroll 1
-    for (int n = queries.last_key, i = 0; n >= queries.first_key; n--, i++) {
-        start_scores(i);
-        wgmma_wait<0>(s);
-        arrive(barriers.k_empty + i % 2);
-        finish_logits(i, n);
-        if (factors) {
+        if constexpr (factors) {
             mbarrier_wait(barriers.f_full + i % 2, i / 2 % 2);
             hopper_add_factors<hopper_tile>(s, memory + Layout::q_factors + first_row * panel_row_bytes,
                                             memory + Layout::k_factors + i % 2 * hopper_panel, scores.R);
             wgmma_wait<0>(s);
             arrive(barriers.f_empty + i % 2);
         }
-        mask(n);
-        float rescale[2];
-        hopper_softmax(s, top, sum, rescale, unit_log2e);
-#pragma unroll
-        for (int x = 0; x < HS / 2; x++) o[x] *= rescale[x / 2 % 2];
+        if (least < 0 || (scores.window > 0 && least + hopper_slice - 2 >= scores.window)) hopper_mask<false>(s, distance, scores.window);
+    };
+    const auto keep_probabilities = [&] {
 #pragma unroll
         for (int k = 0; k < 8; k++) hopper_operand(p[k], s, k);
-        mbarrier_wait(barriers.v_full + i % 2, i / 2 % 2);
-        wgmma_fence(o, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]);
-        hopper_product_of_registers<HS, hopper_tile>(o, p, memory + Layout::v + i % 2 * Layout::tile);
-        wgmma_commit();
-        wgmma_wait<0>(o);
-        arrive(barriers.v_empty + i % 2);
+    };
+
+    // The warpgroups take turns at the tensor cores: while one multiplies the other does its softmax.
+    const int my_turn = 3 + which, others_turn = 4 - which, both = 2 * hopper_threads, tiles = queries.last_key - queries.first_key + 1;
+    const bool alone = queries.count <= hopper_rows;
+    float rescale[2];
+    mbarrier_wait(barriers.q_full, 0);
+    if (!alone && which == 1) named_barrier_arrive(others_turn, both);
+    if (!alone) named_barrier_sync(my_turn, both);
+    start_scores(0);
+    if (!alone && (which == 0 || tiles > 1)) named_barrier_arrive(others_turn, both);
+    wgmma_wait<0>(s);
+    arrive(barriers.k_empty);
+    finish_logits(0, queries.last_key * hopper_tile);
+    hopper_softmax(s, top, sum, rescale, unit_log2e);
+    keep_probabilities();
+#pragma unroll 1
+    for (int i = 1; i < tiles; i++) {
+        if (!alone) named_barrier_sync(my_turn, both);
+        start_scores(i);
+        start_output(i - 1);
+        if (!alone && (which == 0 || i + 1 < tiles)) named_barrier_arrive(others_turn, both);
+        if constexpr (factors)
+            wgmma_wait<0>(s, o);
+        else
+            wgmma_wait<1>(s);
+        arrive(barriers.k_empty + i % 2);
+        finish_logits(i, (queries.last_key - i) * hopper_tile);
+        hopper_softmax(s, top, sum, rescale, unit_log2e);
+        if constexpr (!factors) wgmma_wait<0>(o);
+        arrive(barriers.v_empty + (i - 1) % 2);
+#pragma unroll
+        for (int x = 0; x < HS / 2; x++) o[x] *= rescale[x / 2 % 2];
+        keep_probabilities();
     }
+    start_output(tiles - 1);
+    wgmma_wait<0>(o);
 
     // out = O / sum, through the gate; rows in shared memory (where this warpgroup's Q was), then to their places in pieces of 16 bytes
     named_barrier_sync(1 + which, hopper_threads);
@@ -242,7 +263,7 @@ __device__ void hopper_forward_consume(unsigned char* memory, const HopperForwar
     }
 }
 
-template <int HS>
+template <int HS, bool factors>
 __global__ void __launch_bounds__(hopper_forward_threads, 1)
     attention_sm90_forward_kernel(HopperForward a, const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
                                   const __grid_constant__ TensorMap v) {
@@ -268,11 +289,11 @@ __global__ void __launch_bounds__(hopper_forward_threads, 1)
         registers_release<40>();
         if (threadIdx.x < warp_size)
             hopper_forward_produce<HS>(memory, barriers, &q, &k, &v, queries, head, kv_head);
-        else if (a.scores.bias == AttentionBias::factors)
+        else if (factors)
             hopper_forward_produce_factors<HS>(memory, barriers, a, queries, head, kv_head);
     } else {
         registers_claim<232>();
-        if (warpgroup <= consumers) hopper_forward_consume<HS>(memory, barriers, a, queries, head, warpgroup - 1, slices);
+        if (warpgroup <= consumers) hopper_forward_consume<HS, factors>(memory, barriers, a, queries, head, warpgroup - 1, slices);
     }
 }
 
@@ -297,15 +318,16 @@ void hopper_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in,
                           static_cast<const Segment*>(segments.device.data),
                           static_cast<int>(NH),
                           static_cast<int>(NH / in.k.shape[1])};
-    const auto run = [&]<int columns>() {
-        launch(attention_sm90_forward_kernel<columns>, dim3(static_cast<unsigned>(tiles * NH)), dim3(hopper_forward_threads),
-               HopperForwardLayout<columns>::bytes(a.scores.bias == AttentionBias::factors), stream, a, hopper_map(in.q, hopper_tile),
-               hopper_map(in.k, hopper_tile), hopper_map(in.v, hopper_tile));
+    const auto run = [&]<int columns, bool factors>() {
+        launch(attention_sm90_forward_kernel<columns, factors>, dim3(static_cast<unsigned>(tiles * NH)), dim3(hopper_forward_threads),
+               HopperForwardLayout<columns>::bytes(factors), stream, a, hopper_map(in.q, hopper_tile), hopper_map(in.k, hopper_tile),
+               hopper_map(in.v, hopper_tile));
     };
+    const bool factors = a.scores.bias == AttentionBias::factors;
     if (HS == 64)
-        run.operator()<64>();
+        factors ? run.operator()<64, true>() : run.operator()<64, false>();
     else
-        run.operator()<128>();
+        factors ? run.operator()<128, true>() : run.operator()<128, false>();
 }
 
 }  // namespace traincu::gpu

@@ -83,23 +83,32 @@ TEST_SUITE("attention") {
         const Asked asked;
         for (int64_t HS : {64, 128}) {
             CAPTURE(HS);
-            Pool pool;
-            Problem whole(pool, Dtype::bf16, {1, 1, HS, documents({200}), 8});
-            whole.forward();
-            Problem part(pool, Dtype::bf16, {1, 1, HS, {{0, 70, 0, 200, 130}, {70, 40, 200, 40, 0}}, 8});
-            auto copy = [](const Tensor& to, int64_t to_row, const Tensor& from, int64_t from_row, int64_t rows) {
+            const std::vector<Segment> two = {{0, 70, 0, 200, 130}, {70, 40, 200, 40, 0}};
+            Pool pool, again, third;
+            Problem whole(pool, Dtype::bf16, {2, 1, HS, documents({200}), 8}), part(again, Dtype::bf16, {2, 1, HS, two, 8}),
+                beside(third, Dtype::bf16, {2, 1, HS, two, 8});
+            auto copy = [](const Tensor& to, const Tensor& from, int64_t from_row, int64_t rows) {
                 for (int64_t r = 0; r < rows; r++)
                     for (int64_t c = 0; c < from.cols(); c++)
-                        Pool::set(to, (to_row + r) * to.row_stride + c, Pool::get(from, (from_row + r) * from.row_stride + c));
+                        Pool::set(to, r * to.row_stride + c, Pool::get(from, (from_row + r) * from.row_stride + c));
             };
-            copy(part.in.q, 0, whole.in.q, 130, 70);
-            copy(part.in.k, 0, whole.in.k, 0, 200), copy(part.in.v, 0, whole.in.v, 0, 200);
-            for (const auto& [t, from] : {std::pair{part.in.q, 70}, {part.in.k, 200}, {part.in.v, 200}})
-                for (int64_t r = from; r < t.rows(); r++)
-                    for (int64_t c = 0; c < t.cols(); c++) Pool::set(t, r * t.row_stride + c, NAN);
-            part.forward();
+            for (const Problem* x : {&part, &beside}) {
+                copy(x->in.q, whole.in.q, 130, 70), copy(x->dout, whole.dout, 130, 70);
+                copy(x->in.k, whole.in.k, 0, 200), copy(x->in.v, whole.in.v, 0, 200);
+            }
+            for (const Tensor& t : {beside.in.q, beside.dout, beside.in.k, beside.in.v})  // of the second document
+                for (int64_t r = t.rows() - 40; r < t.rows(); r++)
+                    for (int64_t c = 0; c < t.cols(); c++) Pool::set(t, r * t.row_stride + c, r % 2 ? NAN : INFINITY);
+            for (Problem* x : {&whole, &part, &beside}) x->forward(), x->backward();
+            for (size_t i = 0; i < part.results().size(); i++) {
+                CAPTURE(i);
+                const Tensor one = part.results()[i], other = beside.results()[i];
+                CHECK(same_bits(one.slice_rows(0, one.rows() - 40), other.slice_rows(0, one.rows() - 40)));
+                CHECK(!same_bits(one, other));
+            }
             CHECK(same_bits(part.out.slice_rows(0, 70), whole.out.slice_rows(130, 70)));
             CHECK(same_bits(part.lse.slice_rows(0, 70), whole.lse.slice_rows(130, 70)));
+            CHECK(same_bits(part.d.dq.slice_rows(0, 70), whole.d.dq.slice_rows(130, 70)));
         }
     }
 }

@@ -40,6 +40,8 @@ std::vector<std::pair<Shape, Variant>> cases() {
         {{2, 1, 128, slices, 8}, {.bias = Bias::dense}},
         {{3, 1, 64, shared, 8}, {.window = 30, .softcap = 3, .sinks = true, .gate = Gate::elementwise, .bias = Bias::factors, .rank = 24}},
         {{1, 1, 64, within, 8}, {}},
+        {{1, 1, 64, {{0, 2, 0, 128, 126}}, 8}, {}},                // one pair of the tile is masked, by the diagonal
+        {{1, 1, 64, {{0, 64, 0, 192, 128}}, 8}, {.window = 191}},  // by the window
         {{2, 1, 64, documents({150}), 8}, {.window = 1, .sinks = true}},
         {{1, 1, 128, documents({290}), 8}, {.window = 64, .bias = Bias::relative}},
     };

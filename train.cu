@@ -16,7 +16,6 @@
 #include "src/base/process.h"           // wait_passively, keep_freed_memory
 #include "src/base/signals.h"           // stop_signal
 #include "src/base/version.h"           // build_summary
-#include "src/checkpoint/formats.h"     // load_model
 #include "src/command/choice_scorer.h"  // ChoiceScorer
 #include "src/command/commands.h"       // the other commands
 #include "src/command/evaluation.h"     // Evaluator
@@ -24,12 +23,11 @@
 #include "src/command/progress.h"       // ProgressLine
 #include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
 #include "src/command/run_memory.h"     // RunMemory
-#include "src/command/run_setup.h"      // resolve_options, loader_config, use_processor
+#include "src/command/run_setup.h"      // resolve_options, use_processor, fill_new_weights
 #include "src/command/run_output.h"     // run_tables, write_run_report
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
 #include "src/config/options.h"         // Options
-#include "src/model/init.h"             // init_weights
 #include "src/plan/memory.h"            // available_memory, memory_json
 #include "src/plan/peak.h"              // measure_ceiling
 #include "src/report/console.h"         // StepPrinter, lines
@@ -72,6 +70,7 @@ void read_options(Run& run, int argc, char** argv) {
     run.stream = open_stream(o.device, o.precision);
     if (o.adam_moments == "bf16" && !run.stream.on_gpu())
         throw Error(ExitCode::usage, "--adam-moments bf16 needs a GPU", "leave it out, or compute on a GPU: --device cuda");
+    if (!run.stream.on_gpu()) o.determinism = "run";  // a CPU knows no other
     if (run.stream.on_gpu()) run.telemetry = open_telemetry();
 }
 
@@ -135,12 +134,8 @@ void restore(Run& run) {
         return;
     }
     HostCopy master(run.memory->optimizer.master(weights.door.flat_weights()), run.stream);
-    if (run.files.model && !run.options.from_scratch) {
-        load_model(*run.files.model, weights.table, master.tensor());
-        std::printf("weights from %s\n", run.options.model.c_str());
-    } else {
-        init_weights(master.tensor(), weights.table, static_cast<uint64_t>(run.options.seed));
-    }
+    const std::string source = fill_new_weights(run.options, run.files, weights.table, master.tensor());
+    if (!source.empty()) std::printf("%s\n", source.c_str());
     master.upload();
     run.memory->optimizer.publish_master(weights.door.flat_weights(), run.stream);
 }

@@ -106,7 +106,8 @@ void export_huggingface(Io& io, const ModelOnDisk& model, const std::string& out
     });
     const ParamTable table = make_param_table(model.config);
     const ModelSource source(model, table);
-    const std::vector<ExportedTensor> tensors = exported_tensors(model.config, table);
+    const std::string family = family_of(model.config);
+    const std::vector<ExportedTensor> tensors = exported_tensors(model.config, table, family);
     std::vector<StoredTensor> stored;
     for (const ExportedTensor& tensor : tensors)
         stored.push_back({tensor.name, options.type.value_or(source.type_of(tensor.name)), tensor.shape, 0, 0});
@@ -121,7 +122,7 @@ void export_huggingface(Io& io, const ModelOnDisk& model, const std::string& out
             if (const fs::path path = folder / companion; fs::exists(path))
                 texts.push_back({companion, read_small_file(path.string(), largest_companion)});
     }
-    texts.push_back({config_file, huggingface_config(model.config, ids, torch_name(stored[0].type)).dump(2) + "\n"});
+    texts.push_back({config_file, huggingface_config(model.config, ids, torch_name(stored[0].type), family).dump(2) + "\n"});
 
     auto write_weights = [&](FileWriter& file) {
         file.append(header.data(), static_cast<int64_t>(header.size()));
@@ -152,7 +153,7 @@ void export_llmc(Io& io, const ModelOnDisk& model, const std::string& out, const
     check_free(out, options.replace, [&out = out] { return is_llmc_model(out) ? std::string() : out + " is no model of llm.c"; });
     const ParamTable table = make_param_table(model.config);
     const ModelSource source(model, table);
-    const StoredType type = options.type.value_or(source.type_of(exported_tensors(model.config, table)[0].name));
+    const StoredType type = options.type.value_or(source.type_of(exported_tensors(model.config, table, model.family)[0].name));
     if (type == StoredType::F16) throw Error(ExitCode::usage, "llm.c has no fp16 models", "export with --dtype float32 or bfloat16");
     const Dtype dtype = type == StoredType::F32 ? Dtype::f32 : Dtype::bf16;
     const std::vector<LlmcPiece> pieces = llmc_pieces(model.config, table);

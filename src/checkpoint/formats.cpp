@@ -29,13 +29,15 @@ static ModelOnDisk found_checkpoint(const FoundCheckpoint& found) {
     auto meta = found.manifest.find("meta");
     const std::string weights = found.path + "/model.safetensors";
     const ModelConfig config = config_of_checkpoint(found);
-    HuggingfaceWeights(weights, config, make_param_table(config));  // the manifest may describe another model: nothing is allocated for it
+    const std::string family = checkpoint_family(config);
+    HuggingfaceWeights(weights, config, make_param_table(config), family);  // the manifest may describe another model
     return {ModelFormat::checkpoint,
             weights,
             found.path,
             tokenizer_beside(weights),
             found.step,
             config,
+            family,
             meta != found.manifest.end() && meta->is_object() ? *meta : ordered_json::object()};
 }
 
@@ -44,9 +46,11 @@ static ModelOnDisk found_safetensors(const std::string& weights) {
     if (!fs::exists(config_path))
         throw Error(ExitCode::checkpoint, "there is no config.json beside " + weights, "put the model's config.json into the same folder")
             .file(config_path);
-    ModelConfig config = read_config_json(config_path);
-    HuggingfaceWeights(weights, config, make_param_table(config));  // every name, shape and type
-    return {ModelFormat::safetensors, weights, "", tokenizer_beside(weights), -1, config, ordered_json::object()};
+    const nlohmann::json fields = read_json_object(config_path);
+    const ModelConfig config = config_from_huggingface(fields, config_path);
+    const std::string family = fields.at("model_type").get<std::string>();
+    HuggingfaceWeights(weights, config, make_param_table(config), family);  // every name, shape and type
+    return {ModelFormat::safetensors, weights, "", tokenizer_beside(weights), -1, config, family, ordered_json::object()};
 }
 
 static ModelOnDisk newest_in_run(const std::string& run_dir) {
@@ -66,7 +70,7 @@ ModelOnDisk find_model(const std::string& path) {
                     "give a run's folder, a checkpoint's folder, a folder from Hugging Face or an llm.c .bin")
             .file(path);
     if (!fs::is_directory(place, error)) {
-        if (is_llmc_model(path)) return {ModelFormat::llmc, path, "", "", -1, open_llmc_model(path).config, ordered_json::object()};
+        if (is_llmc_model(path)) return {ModelFormat::llmc, path, "", "", -1, open_llmc_model(path).config, "gpt2", ordered_json::object()};
         return found_safetensors(path);
     }
     if (fs::exists(place / "manifest.json", error)) return found_checkpoint(open_checkpoint(path));
@@ -102,7 +106,7 @@ ModelSource::ModelSource(const ModelOnDisk& model, const ParamTable& table) : ta
     if (model.format == ModelFormat::llmc)
         llmc_.emplace(open_llmc_model(model.weights));
     else
-        huggingface_.emplace(model.weights, model.config, table);
+        huggingface_.emplace(model.weights, model.config, table, model.family);
 }
 
 void ModelSource::read_row(size_t row, float* out) const {

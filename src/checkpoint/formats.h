@@ -24,6 +24,7 @@ struct ModelOnDisk {
     std::string tokenizer;  // the tokenizer.json beside them; empty where there is none
     int64_t step = -1;      // of a checkpoint; -1 otherwise
     ModelConfig config;
+    std::string family;           // of its files: which names and forms the tensors have there
     nlohmann::ordered_json meta;  // an object: what the run kept about itself (tokenizer, options, counters); empty where there is none
 
     // Tokens of context that it was trained with; where it does not say, all that it has positions for, up to 2048: memory is by context.

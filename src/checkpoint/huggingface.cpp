@@ -45,6 +45,10 @@ static std::string gpt2_name(const ParamRow& row) {
             return "lm_head";
         case ParamKind::q_norm:
         case ParamKind::k_norm:
+        case ParamKind::sinks:
+        case ParamKind::relative_bias:
+        case ParamKind::q_factors:
+        case ParamKind::k_factors:
             break;
     }
     ENSURE(name);
@@ -72,6 +76,18 @@ static std::string llama_name(const ParamRow& row, const std::string& slice) {
         case ParamKind::k_norm:
             name = "self_attn.k_norm";
             break;
+        case ParamKind::sinks:
+            name = "self_attn.sinks";
+            break;
+        case ParamKind::relative_bias:
+            name = "self_attn.relative_bias";
+            break;
+        case ParamKind::q_factors:
+            name = "self_attn.q_factors";
+            break;
+        case ParamKind::k_factors:
+            name = "self_attn.k_factors";
+            break;
         case ParamKind::attention_out:
             name = "self_attn.o_proj";
             break;
@@ -93,18 +109,27 @@ static std::string llama_name(const ParamRow& row, const std::string& slice) {
     return row.layer >= 0 ? format("model.layers.%d.%s", row.layer, name.c_str()) : "model." + name;
 }
 
-std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const ParamTable& table) {
-    const bool gpt2 = family_of(config) == "gpt2";
+static bool is_gain(const ParamRow& row) {
+    return !row.is_bias && (row.kind == ParamKind::norm1 || row.kind == ParamKind::norm2 || row.kind == ParamKind::final_norm ||
+                            row.kind == ParamKind::q_norm || row.kind == ParamKind::k_norm);
+}
+
+std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const ParamTable& table, const std::string& family) {
+    const bool gpt2 = family == "gpt2";
     std::vector<ExportedTensor> tensors;
     for (size_t i = 0; i < table.rows.size(); i++) {
         const ParamRow& row = table.rows[i];
         const std::string suffix = row.is_bias ? ".bias" : ".weight";
         // GPT-2 keeps q, k and v in one tensor.
         std::vector<ParamSlice> slices = named_slices(row, config);
-        if (gpt2 && row.kind == ParamKind::qkv) slices = {{"", 0, row.is_vector() ? row.cols : row.rows}};
+        if (gpt2 && row.kind == ParamKind::qkv) slices = {{"", {{0, row.is_vector() ? row.cols : row.rows}}}};
         for (ParamSlice& slice : slices) {
-            ExportedTensor tensor{
-                (gpt2 ? gpt2_name(row) : llama_name(row, slice.name)) + suffix, static_cast<int>(i), slice, false, {slice.row_count}};
+            ExportedTensor tensor{(gpt2 ? gpt2_name(row) : llama_name(row, slice.name)) + suffix,
+                                  static_cast<int>(i),
+                                  slice,
+                                  family == "qwen3_next" && is_gain(row),
+                                  false,
+                                  {slice.row_count()}};
             bool linear = row.kind == ParamKind::qkv || row.kind == ParamKind::attention_out || row.kind == ParamKind::fc ||
                           row.kind == ParamKind::mlp_out;
             tensor.transposed = gpt2 && linear && !row.is_bias;
@@ -120,15 +145,26 @@ std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const Pa
 
 constexpr int64_t piece_values = int64_t{1} << 20;  // values held at a time, unless one stored row has more
 
-// A tensor as a stored matrix of `rows` x `cols`, and the slice's first value in its row. A vector is one column.
+// A tensor, or a range of one that is not transposed, as a stored matrix of `rows` x `cols`; its first value among the tensor's and in its
+// row of the table. A vector is one column.
 struct StoredMatrix {
-    int64_t rows, cols, begin;
+    int64_t rows, cols, first, begin;
     int64_t rows_per_piece() const { return std::max<int64_t>(1, piece_values / cols); }
 };
 
-static StoredMatrix stored_matrix(const ExportedTensor& tensor, const ParamRow& row) {
-    if (row.is_vector()) return {tensor.slice.row_count, 1, tensor.slice.row_begin};
-    return {tensor.shape[0], tensor.shape[1], tensor.slice.row_begin * row.cols};
+static std::vector<StoredMatrix> stored_matrices(const ExportedTensor& tensor, const ParamRow& row) {
+    if (tensor.transposed) {
+        ENSURE(tensor.slice.ranges.size() == 1);
+        return {{tensor.shape[0], tensor.shape[1], 0, tensor.slice.ranges[0].begin * row.cols}};
+    }
+    std::vector<StoredMatrix> matrices;
+    const int64_t cols = row.is_vector() ? 1 : row.cols;
+    int64_t first = 0;
+    for (const RowRange& range : tensor.slice.ranges) {
+        matrices.push_back({range.count, cols, first, range.begin * cols});
+        first += range.count * cols;
+    }
+    return matrices;
 }
 
 // Calls move(i, j) for i < rows, j < cols in small squares, so that neither side of a transposition strides through memory alone.
@@ -143,31 +179,43 @@ static void in_squares(int64_t rows, int64_t cols, Move&& move) {
 
 void export_values(const ExportedTensor& tensor, const ParamRow& row, const float* row_values,
                    const std::function<void(const float*, int64_t)>& sink) {
-    const StoredMatrix m = stored_matrix(tensor, row);
-    const float* from = row_values + m.begin;
     std::vector<float> piece;
-    for (int64_t first = 0; first < m.rows; first += m.rows_per_piece()) {
-        int64_t count = std::min(m.rows_per_piece(), m.rows - first);
-        if (!tensor.transposed) {
-            sink(from + first * m.cols, count * m.cols);
-            continue;
+    for (const StoredMatrix& m : stored_matrices(tensor, row)) {
+        const float* from = row_values + m.begin;
+        for (int64_t first = 0; first < m.rows; first += m.rows_per_piece()) {
+            const int64_t count = std::min(m.rows_per_piece(), m.rows - first);
+            if (!tensor.transposed && !tensor.less_one) {
+                sink(from + first * m.cols, count * m.cols);
+                continue;
+            }
+            piece.resize(static_cast<size_t>(count * m.cols));
+            if (tensor.transposed)
+                in_squares(count, m.cols,
+                           [&](int64_t i, int64_t j) { piece[static_cast<size_t>(i * m.cols + j)] = from[j * m.rows + first + i]; });
+            else
+                for (size_t i = 0; i < piece.size(); i++) piece[i] = from[first * m.cols + static_cast<int64_t>(i)] - 1;
+            sink(piece.data(), count * m.cols);
         }
-        piece.resize(static_cast<size_t>(count * m.cols));
-        in_squares(count, m.cols, [&](int64_t i, int64_t j) { piece[static_cast<size_t>(i * m.cols + j)] = from[j * m.rows + first + i]; });
-        sink(piece.data(), count * m.cols);
     }
 }
 
 static void import_values(const WeightFiles::Place& place, const ExportedTensor& tensor, const ParamRow& row, float* row_values) {
-    const StoredMatrix m = stored_matrix(tensor, row);
-    float* to = row_values + m.begin;
-    if (!tensor.transposed) return place.file->read_f32(*place.tensor, 0, m.rows * m.cols, to);
     std::vector<float> piece;
-    for (int64_t first = 0; first < m.rows; first += m.rows_per_piece()) {
-        int64_t count = std::min(m.rows_per_piece(), m.rows - first);
-        piece.resize(static_cast<size_t>(count * m.cols));
-        place.file->read_f32(*place.tensor, first * m.cols, count * m.cols, piece.data());
-        in_squares(count, m.cols, [&](int64_t i, int64_t j) { to[j * m.rows + first + i] = piece[static_cast<size_t>(i * m.cols + j)]; });
+    for (const StoredMatrix& m : stored_matrices(tensor, row)) {
+        float* to = row_values + m.begin;
+        if (!tensor.transposed) {
+            place.file->read_f32(*place.tensor, m.first, m.rows * m.cols, to);
+            if (tensor.less_one)
+                for (int64_t i = 0; i < m.rows * m.cols; i++) to[i] += 1;
+            continue;
+        }
+        for (int64_t first = 0; first < m.rows; first += m.rows_per_piece()) {
+            const int64_t count = std::min(m.rows_per_piece(), m.rows - first);
+            piece.resize(static_cast<size_t>(count * m.cols));
+            place.file->read_f32(*place.tensor, first * m.cols, count * m.cols, piece.data());
+            in_squares(count, m.cols,
+                       [&](int64_t i, int64_t j) { to[j * m.rows + first + i] = piece[static_cast<size_t>(i * m.cols + j)]; });
+        }
     }
 }
 
@@ -179,16 +227,17 @@ static bool is_constant(const std::string& name) {
     return name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") || name.ends_with("rotary_emb.inv_freq");
 }
 
-HuggingfaceWeights::HuggingfaceWeights(const std::string& path, const ModelConfig& config, const ParamTable& table)
+HuggingfaceWeights::HuggingfaceWeights(const std::string& path, const ModelConfig& config, const ParamTable& table,
+                                       const std::string& family)
     : files_(path), table_(table) {
     auto refuse = [](const std::string& file, const std::string& what) {
         throw Error(ExitCode::checkpoint, file + ": " + what, "the weights and the config.json beside them are not of one model")
             .file(file);
     };
     const std::string prefix = "transformer.";
-    const bool bare = family_of(config) == "gpt2" && files_.find("wte.weight");
+    const bool bare = family == "gpt2" && files_.find("wte.weight");
     std::set<std::string> known;
-    for (ExportedTensor& tensor : exported_tensors(config, table)) {
+    for (ExportedTensor& tensor : exported_tensors(config, table, family)) {
         const std::string stored_name = bare && tensor.name.starts_with(prefix) ? tensor.name.substr(prefix.size()) : tensor.name;
         const WeightFiles::Place place = files_.find(stored_name);
         if (!place) refuse(files_.path(), "the tensor " + stored_name + " is missing");

@@ -20,10 +20,15 @@ struct ExportedTensor {
     std::string name;
     int row = 0;                 // index into table.rows
     ParamSlice slice;            // rows of a matrix, elements of a vector
+    bool less_one = false;       // stored less 1: the gains of Qwen3-Next
     bool transposed = false;     // stored (cols, rows of the slice)
     std::vector<int64_t> shape;  // as stored
 };
-std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const ParamTable& table);  // the slices of a row are neighbours
+// family: family_of() or checkpoint_family(). The slices of a row are neighbours.
+std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const ParamTable& table, const std::string& family);
+inline std::vector<ExportedTensor> exported_tensors(const ModelConfig& config, const ParamTable& table) {
+    return exported_tensors(config, table, family_of(config));
+}
 
 // Passes the values of `tensor`, as stored, to `sink` in pieces of at most a few MiB. row_values: the row's numel() values.
 void export_values(const ExportedTensor& tensor, const ParamRow& row, const float* row_values,
@@ -34,7 +39,7 @@ void export_values(const ExportedTensor& tensor, const ParamRow& row, const floa
 // passed over; a stored head of a tied model must equal the embedding, which is found out when the embedding is read.
 class HuggingfaceWeights {
 public:
-    HuggingfaceWeights(const std::string& path, const ModelConfig& config, const ParamTable& table);
+    HuggingfaceWeights(const std::string& path, const ModelConfig& config, const ParamTable& table, const std::string& family);
 
     void read_row(size_t row, float* out) const;                 // row.numel() values; padding, which is never stored, is zero
     StoredType type_of(const std::string& exported_name) const;  // F32, BF16 or F16

@@ -11,15 +11,24 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 std::string family_of(const ModelConfig& c) {
-    if (c.norm == NormKind::layernorm && c.position == PositionKind::learned && c.mlp == MlpKind::gelu && c.bias && !c.qk_norm &&
+    const bool plain_scores = c.attn_bias == BiasKind::none && c.window == 0 && c.attn_softcap == 0 && !c.attn_sinks;
+    if (!plain_scores || c.attn_gate == GateKind::headwise) return "traincu";
+    const bool gated = c.attn_gate == GateKind::elementwise;
+    if (!gated && c.norm == NormKind::layernorm && c.position == PositionKind::learned && c.mlp == MlpKind::gelu && c.bias && !c.qk_norm &&
         c.n_kv_head == c.n_head && c.q_width() == c.d_model)
         return "gpt2";
     if (c.norm == NormKind::rmsnorm && c.position == PositionKind::rope && c.mlp == MlpKind::swiglu && !c.bias) {
-        if (c.qk_norm) return c.qkv_bias ? "traincu" : "qwen3";
+        if (c.qk_norm) return c.qkv_bias ? "traincu" : gated ? "qwen3_next" : "qwen3";
+        if (gated) return "traincu";
         if (c.qkv_bias) return "qwen2";
         return c.d_model % c.n_head == 0 ? "llama" : "traincu";  // transformers insists, whatever the head size
     }
     return "traincu";
+}
+
+std::string checkpoint_family(const ModelConfig& c) {
+    const std::string family = family_of(c);
+    return family == "qwen3_next" ? "traincu" : family;
 }
 
 static const char* name_of(NormKind kind) { return kind == NormKind::layernorm ? "layernorm" : "rmsnorm"; }
@@ -27,6 +36,24 @@ static const char* name_of(PositionKind kind) {
     return kind == PositionKind::learned ? "learned" : kind == PositionKind::rope ? "rope" : "none";
 }
 static const char* name_of(MlpKind kind) { return kind == MlpKind::gelu ? "gelu" : "swiglu"; }
+static const char* name_of(GateKind kind) {
+    return kind == GateKind::headwise ? "headwise" : kind == GateKind::elementwise ? "elementwise" : "none";
+}
+static const char* name_of(BiasKind kind) {
+    switch (kind) {
+        case BiasKind::none:
+            return "none";
+        case BiasKind::alibi:
+            return "alibi";
+        case BiasKind::relative:
+            return "relative";
+        case BiasKind::factors:
+            return "factors";
+        case BiasKind::fixed:
+            return "fixed";
+    }
+    return "none";
+}
 
 ordered_json config_fields(const ModelConfig& c) {
     return {{"n_layer", c.n_layer},
@@ -46,7 +73,13 @@ ordered_json config_fields(const ModelConfig& c) {
             {"tie_embeddings", c.tie_embeddings},
             {"rope_theta", c.rope_theta},
             {"rope_scaling", c.rope_scaling.text()},
-            {"norm_eps", c.norm_eps}};
+            {"norm_eps", c.norm_eps},
+            {"attn_gate", name_of(c.attn_gate)},
+            {"attn_bias", name_of(c.attn_bias)},
+            {"bias_rank", c.bias_rank},
+            {"window", c.window},
+            {"attn_softcap", c.attn_softcap},
+            {"attn_sinks", c.attn_sinks}};
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -70,11 +103,12 @@ public:
     }
 
     // With `optional`, an absent field leaves the value as it is.
-    void integer(const char* name, int64_t& value, int64_t largest, bool optional = false) const {
+    void integer(const char* name, int64_t& value, int64_t largest, bool optional = false, int64_t smallest = 1) const {
         if (optional && !has(name)) return;
         const json& field = at(name);
-        if (!field.is_number_integer() || field < 1 || field > largest)
-            refuse(format("%s must be a whole number from 1 to %lld", name, static_cast<long long>(largest)));
+        if (!field.is_number_integer() || field < smallest || field > largest)
+            refuse(format("%s must be a whole number from %lld to %lld", name, static_cast<long long>(smallest),
+                          static_cast<long long>(largest)));
         value = field.get<int64_t>();
     }
     void real(const char* name, double& value, bool optional = false) const {
@@ -116,7 +150,8 @@ public:
         std::string value = at(name).dump(-1, ' ', false, json::error_handler_t::replace);
         if (value.size() > 60) value = value.substr(0, 60) + "...";
         throw Error(ExitCode::checkpoint, format("%s: %s is %s, which this program does not compute", file_.c_str(), name, value.c_str()),
-                    "only models of the plain GPT-2, Llama, Qwen2 and Qwen3 forms can be used")
+                    "only models of the plain GPT-2, Llama, Qwen2 and Qwen3 forms can be used, and Qwen3-Next's without its linear layers "
+                    "and experts")
             .file(file_);
     }
     const std::string& file() const { return file_; }
@@ -132,6 +167,8 @@ constexpr int64_t most_layers = 10'000, most_heads = 65'536, widest = 1 << 20, w
 
 ModelConfig checked(const ModelConfig& c, const FieldReader& reader) {
     if (c.q_width() > 1 << 24) reader.refuse("heads x head size is beyond 2^24");
+    if (c.has_factors() && c.bias_rank * c.n_head > (int64_t{1} << 38) / c.max_seq_len)
+        reader.refuse("the factors of attention's bias are beyond 2^38 numbers");
     if (!(c.norm_eps >= 0 && c.norm_eps <= 1)) reader.refuse("the epsilon of the norms must be from 0 to 1");
     try {
         c.check();
@@ -197,21 +234,26 @@ ModelConfig read_gpt2(const FieldReader& fields) {
 
 // Llama and its descendants: what differs are three defaults, and two fields that only some of them have.
 ModelConfig read_llama(const FieldReader& fields, const std::string& family) {
-    const bool qwen = family != "llama";
+    const bool qwen = family != "llama", next = family == "qwen3_next";
+    if (next) {  // whose defaults are experts, three linear layers of four, and rotation of a quarter of each head
+        for (const char* name : {"num_experts", "partial_rotary_factor", "layer_types"}) fields.at(name);
+        if (fields.at("num_experts") != 0) fields.not_done("num_experts");
+    }
     ModelConfig c;
     c.norm = NormKind::rmsnorm, c.position = PositionKind::rope, c.mlp = MlpKind::swiglu, c.bias = false;
-    c.qkv_bias = family == "qwen2", c.qk_norm = family == "qwen3", c.tie_embeddings = false;
+    c.qkv_bias = family == "qwen2", c.qk_norm = family == "qwen3" || next, c.tie_embeddings = false;
+    if (next) c.attn_gate = GateKind::elementwise;
     c.n_layer = c.n_head = 32, c.d_model = 4096, c.d_ff = qwen ? 22016 : 11008, c.norm_eps = 1e-6;
     c.vocab_size = qwen ? 151936 : 32000, c.max_seq_len = qwen ? 32768 : 2048;
     fields.integer("num_hidden_layers", c.n_layer, most_layers, true), fields.integer("num_attention_heads", c.n_head, most_heads, true);
     // null: as many as query heads; left out: the same in Llama, and 32 in Qwen's classes
-    c.n_kv_head = qwen && !fields.contains("num_key_value_heads") ? 32 : c.n_head;
+    c.n_kv_head = qwen && !fields.contains("num_key_value_heads") ? (next ? 2 : 32) : c.n_head;
     fields.integer("num_key_value_heads", c.n_kv_head, most_heads, true);
     fields.integer("hidden_size", c.d_model, widest, true), fields.integer("intermediate_size", c.d_ff, widest_mlp, true);
     fields.integer("max_position_embeddings", c.max_seq_len, most_tokens, true);
     fields.real("rms_norm_eps", c.norm_eps, true);
-    c.head_size = family == "qwen3" ? 128 : c.d_model / c.n_head;
-    if (!fields.has("head_dim") && family != "qwen3" && c.d_model % c.n_head != 0)
+    c.head_size = next ? 256 : family == "qwen3" ? 128 : c.d_model / c.n_head;
+    if (!fields.has("head_dim") && family != "qwen3" && !next && c.d_model % c.n_head != 0)
         fields.refuse("num_attention_heads does not divide hidden_size, and there is no head_dim");
     fields.integer("head_dim", c.head_size, widest_head, true);
     std::string activation = "silu";
@@ -264,6 +306,14 @@ ModelConfig config_from_fields(const json& fields, const std::string& file) {
             reader.refuse(std::string("rope_scaling: ") + error.what());
         }
     }
+    if (reader.contains("attn_gate")) reader.choice("attn_gate", c.attn_gate, {GateKind::none, GateKind::headwise, GateKind::elementwise});
+    if (reader.contains("attn_bias"))
+        reader.choice("attn_bias", c.attn_bias, {BiasKind::none, BiasKind::alibi, BiasKind::relative, BiasKind::factors, BiasKind::fixed});
+    if (reader.contains("bias_rank")) reader.integer("bias_rank", c.bias_rank, widest_head, false, 0);
+    if (reader.contains("window")) reader.integer("window", c.window, most_tokens, false, 0);
+    if (reader.contains("attn_softcap")) reader.real("attn_softcap", c.attn_softcap);
+    if (!(c.attn_softcap >= 0 && c.attn_softcap <= 1e6)) reader.refuse("attn_softcap must be from 0 to 1e6");
+    if (reader.contains("attn_sinks")) reader.flag("attn_sinks", c.attn_sinks);
     return checked(c, reader);
 }
 
@@ -272,14 +322,14 @@ ModelConfig config_from_huggingface(const json& object, const std::string& file)
     std::string family;
     fields.text("model_type", family);
     if (family == "traincu") return config_from_fields(fields.at("traincu"), file);
-    if (family != "gpt2" && family != "llama" && family != "qwen2" && family != "qwen3")
+    if (family != "gpt2" && family != "llama" && family != "qwen2" && family != "qwen3" && family != "qwen3_next")
         throw Error(ExitCode::checkpoint, format("%s: the model_type \"%s\" is not known", file.c_str(), family.c_str()),
-                    "models of the types gpt2, llama, qwen2 and qwen3 can be used")
+                    "models of the types gpt2, llama, qwen2, qwen3 and qwen3_next can be used")
             .file(file);
     // Whatever the family, these turn a model into another one.
     for (const char* name : {"quantization_config", "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier",
                              "num_experts", "num_local_experts", "n_routed_experts", "attention_sinks"})
-        fields.only(name, nullptr);
+        if (family != "qwen3_next" || name != std::string("num_experts")) fields.only(name, nullptr);
     for (const char* name : {"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"}) fields.only(name, 1.0);
     fields.only("is_causal", true), fields.only("use_bidirectional_attention", false), fields.only("is_encoder_decoder", false);
     ModelConfig c = family == "gpt2" ? read_gpt2(fields) : read_llama(fields, family);
@@ -301,14 +351,16 @@ ModelConfig read_config_json(const std::string& path) { return config_from_huggi
 // ----------------------------------------------------------------------------------------------------------------------
 // writing
 
-ordered_json huggingface_config(const ModelConfig& c, const ordered_json& meta, const std::string& dtype) {
-    const std::string family = family_of(c);
+ordered_json huggingface_config(const ModelConfig& c, const ordered_json& meta, const std::string& dtype,
+                                const std::string& wanted_family) {
+    const std::string family = wanted_family.empty() ? family_of(c) : wanted_family;
     ordered_json j;
-    j["architectures"] = {family == "gpt2"    ? "GPT2LMHeadModel"
-                          : family == "llama" ? "LlamaForCausalLM"
-                          : family == "qwen2" ? "Qwen2ForCausalLM"
-                          : family == "qwen3" ? "Qwen3ForCausalLM"
-                                              : "TrainCuForCausalLM"};
+    j["architectures"] = {family == "gpt2"         ? "GPT2LMHeadModel"
+                          : family == "llama"      ? "LlamaForCausalLM"
+                          : family == "qwen2"      ? "Qwen2ForCausalLM"
+                          : family == "qwen3"      ? "Qwen3ForCausalLM"
+                          : family == "qwen3_next" ? "Qwen3NextForCausalLM"
+                                                   : "TrainCuForCausalLM"};
     j["model_type"] = family;
     j["vocab_size"] = c.vocab_size;
     if (family == "gpt2") {
@@ -321,6 +373,10 @@ ordered_json huggingface_config(const ModelConfig& c, const ordered_json& meta, 
         j["max_position_embeddings"] = c.max_seq_len;
         j["hidden_act"] = "silu", j["rms_norm_eps"] = c.norm_eps, j["attention_dropout"] = 0.0;
         if (family != "qwen2") j["attention_bias"] = false;
+        if (family == "qwen3_next") {
+            j["num_experts"] = 0, j["partial_rotary_factor"] = 1.0;
+            j["layer_types"] = std::vector<std::string>(static_cast<size_t>(c.n_layer), "full_attention");
+        }
         // the older spelling, which transformers 4 and 5 both read
         j["rope_theta"] = c.rope_theta;
         const RopeScaling& s = c.rope_scaling;

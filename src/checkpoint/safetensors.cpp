@@ -22,20 +22,20 @@ struct StoredTypeRow {
     int64_t size;
 };
 constexpr std::array<StoredTypeRow, 15> stored_types = {{{"F32", 4},
-                                                        {"F64", 8},
-                                                        {"BF16", 2},
-                                                        {"F16", 2},
-                                                        {"I32", 4},
-                                                        {"I64", 8},
-                                                        {"U32", 4},
-                                                        {"U64", 8},
-                                                        {"I16", 2},
-                                                        {"U16", 2},
-                                                        {"I8", 1},
-                                                        {"U8", 1},
-                                                        {"BOOL", 1},
-                                                        {"F8_E4M3", 1},
-                                                        {"F8_E5M2", 1}}};
+                                                         {"F64", 8},
+                                                         {"BF16", 2},
+                                                         {"F16", 2},
+                                                         {"I32", 4},
+                                                         {"I64", 8},
+                                                         {"U32", 4},
+                                                         {"U64", 8},
+                                                         {"I16", 2},
+                                                         {"U16", 2},
+                                                         {"I8", 1},
+                                                         {"U8", 1},
+                                                         {"BOOL", 1},
+                                                         {"F8_E4M3", 1},
+                                                         {"F8_E5M2", 1}}};
 static_assert(stored_types.size() == static_cast<size_t>(StoredType::F8_E5M2) + 1);
 
 const char* name_of(StoredType type) { return stored_types[static_cast<size_t>(type)].name; }
@@ -261,11 +261,11 @@ uint16_t float_to_half(float value) {
     const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
     if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7C00 | std::max<uint32_t>(magnitude >> 13 & 0x3FF, 1));  // NaN
     if (magnitude >= 0x477FF000) return static_cast<uint16_t>(sign | 0x7C00);  // from 65520 on infinity is the nearest
-    if (magnitude < 0x38800000) {  // below 2^-14: a multiple of 2^-24; the addition rounds
-        const float shifted = std::bit_cast<float>(magnitude) + 0x1p-1f;  // 0.5 has 24 bits of fraction down to 2^-24
+    if (magnitude < 0x38800000) {                                              // below 2^-14: a multiple of 2^-24; the addition rounds
+        const float shifted = std::bit_cast<float>(magnitude) + 0x1p-1f;       // 0.5 has 24 bits of fraction down to 2^-24
         return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) & 0x7FF));
     }
-    const uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);  // half a step, and to the even one of two
+    const uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);    // half a step, and to the even one of two
     return static_cast<uint16_t>(sign | ((rounded >> 13) - (112 << 10)));  // bias 127 becomes 15
 }
 

@@ -33,12 +33,12 @@ static ordered_json parameters_json(const ParamTable& table) {
 std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, const ModelConfig& config, const ParamTable& table,
                              Tensor params, Tensor m, Tensor v, const ordered_json& meta, const std::vector<TextFile>& beside) {
     for (const Tensor& arena : {params, m, v}) ENSURE(arena.is({table.flat_size}) && arena.dtype == Dtype::f32 && arena.contiguous());
-    const std::vector<ExportedTensor> exported = exported_tensors(config, table);
+    const std::vector<ExportedTensor> exported = exported_tensors(config, table, checkpoint_family(config));
     std::vector<StoredTensor> stored;
     for (const ExportedTensor& tensor : exported) stored.push_back({tensor.name, StoredType::F32, tensor.shape, 0, 0});
     const std::string header =
         safetensors_header(stored, {{"format", "pt"}, {"step", std::to_string(step)}});  // transformers asks for "format"
-    const std::string config_text = huggingface_config(config, meta).dump(2) + "\n";
+    const std::string config_text = huggingface_config(config, meta, "float32", checkpoint_family(config)).dump(2) + "\n";
     const int64_t arena_bytes = params.bytes(), model_bytes = stored.back().offset + stored.back().bytes;
 
     std::vector<CheckpointFile> files = {
@@ -125,7 +125,7 @@ static void read_moment(const FoundCheckpoint& found, const std::string& name, c
 void read_checkpoint(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table, Tensor params, Tensor m, Tensor v) {
     try {
         check_same_model(found, config, table);
-        const HuggingfaceWeights weights(found.path + "/" + model_file, config, table);
+        const HuggingfaceWeights weights(found.path + "/" + model_file, config, table, checkpoint_family(config));
         std::memset(params.data, 0, static_cast<size_t>(params.bytes()));  // the gaps between rows, too
         for (size_t row = 0; row < table.rows.size(); row++) weights.read_row(row, params.as<float>() + table.rows[row].offset);
         if (m) read_moment(found, "adam_m", m);

@@ -7,6 +7,7 @@
 #include "src/command/evaluation.h"
 #include "src/data/shard.h"
 #include "src/device/transfer.h"
+#include "src/model/init.h"
 
 namespace traincu {
 
@@ -14,21 +15,47 @@ RunFiles resolve_options(Options& o) {
     RunFiles files;
     if (o.from_scratch && o.model.empty())
         throw Error(ExitCode::usage, "--from-scratch needs the --model whose shape it takes", "give --model too, or leave out both");
-    if (!o.model.empty()) files.model = find_model(o.model), set_model_options(o, files.model->config);
+    if (!o.model.empty()) {
+        files.model = find_model(o.model);
+        check_attention_options(o, files.model->config, o.model);
+        set_model_options(o, files.model->config);
+    }
     if (!o.data.empty()) {
         const std::string shard = expand_glob(o.data)[0];
         if (o.vocab_size == 0) o.vocab_size = Shard(shard).header().vocab_size;
         files.tokenizer = choose_tokenizer(o.tokenizer, shard, files.model ? &*files.model : nullptr, o.vocab_size);
     }
     resolve_batch(o);
+    if (names_bias_file(o)) files.bias = read_fixed_bias(o);
     set_model_options(o, model_config(o));
     return files;
+}
+
+std::string fill_new_weights(const Options& o, const RunFiles& files, const ParamTable& table, Tensor weights) {
+    if (files.model && !o.from_scratch) {
+        load_model(*files.model, table, weights);
+        return "weights from " + o.model;
+    }
+    init_weights(weights, table, static_cast<uint64_t>(o.seed));
+    if (files.bias) {
+        place_factors(*files.bias, table, weights);
+        return files.bias->report;
+    }
+    for (size_t row = 0; row < table.rows.size(); row++) {
+        if (table.rows[row].trained()) continue;
+        if (!files.model)
+            throw Error(ExitCode::usage, "--attn-bias " + o.attn_bias + " has its numbers from a model, and there is no --model",
+                        "give --attn-bias file:PATH or spatial:PATH, from which it was made");
+        ModelSource(*files.model, table).read_row(row, weights.as<float>() + table.rows[row].offset);
+    }
+    return "";
 }
 
 ModelOptions training_options(const Options& o) {
     ModelOptions options;
     options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
-    options.recompute = recompute_named(o.recompute), options.dtype = o.precision == "bf16" ? Dtype::bf16 : Dtype::f32;
+    options.recompute = recompute_named(o.recompute), options.deterministic = o.determinism != "off",
+    options.dtype = o.precision == "bf16" ? Dtype::bf16 : Dtype::f32;
     // On a GPU many rows together: each chunk of the head reads and writes the gradient of the whole table.
     if (options.dtype == Dtype::bf16) options.logits_bytes = int64_t{2} << 30;
     return options;
@@ -50,6 +77,10 @@ int use_processor(const Options& o) {
                     : o.gemm == "onednn"   ? GemmEngine::onednn
                     : o.gemm == "cublaslt" ? GemmEngine::cublaslt
                                            : GemmEngine::automatic);
+    set_attention_kernel(o.attention_kernel == "simple"   ? AttentionKernel::simple
+                         : o.attention_kernel == "tiled"  ? AttentionKernel::tiled
+                         : o.attention_kernel == "hopper" ? AttentionKernel::hopper
+                                                          : AttentionKernel::automatic);
     return set_threads(static_cast<int>(o.threads));
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "src/checkpoint/formats.h"
+#include "src/command/attention_bias.h"
 #include "src/config/options.h"
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
@@ -19,6 +20,7 @@ namespace traincu {
 struct RunFiles {
     std::optional<ModelOnDisk> model;      // --model
     std::unique_ptr<Tokenizer> tokenizer;  // of --data or --model; null: neither names one, so no samples
+    std::optional<FixedBias> bias;         // of --attn-bias file:PATH or spatial:PATH
 };
 // Options that leave something to their files get it: the model's shape from --model, the vocabulary from the first shard's header. Then
 // the batch is resolved. No tokens are read.
@@ -36,6 +38,10 @@ Stream open_stream(const std::string& device, std::string& precision);
 
 // Readings of the GPU that is computed on. Notes on stderr where someone else computes on it too.
 GpuTelemetry open_telemetry();
+
+// The weights that a new run begins with, flat f32 on the host: of --model, or from the seed; the factors of a fixed bias. Says where they
+// come from.
+std::string fill_new_weights(const Options& o, const RunFiles& files, const ParamTable& table, Tensor weights);
 
 // A model from disk into memory that is allocated on the stream's device.
 void load_weights(const ModelOnDisk& model, WeightStore& weights, const Stream& stream);

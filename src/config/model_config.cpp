@@ -1,5 +1,6 @@
 #include "src/config/model_config.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <string_view>
@@ -68,14 +69,22 @@ void ModelConfig::check() const {
     if (rope_scaling.factor != 1 && position != PositionKind::rope)
         refuse("--rope-scaling needs --position rope: there are no wavelengths to stretch", "use --position rope or --rope-scaling none");
     if (std::string fault = rope_scaling.fault(); !fault.empty()) refuse("--rope-scaling: " + fault, "see ./train --help");
+    if (has_factors() != (bias_rank > 0)) refuse("a bias of factors needs a rank, other biases have none", "write --attn-bias factors:R");
+    if (bias_rank > std::min<int64_t>(head_size, 256))
+        refuse(format("--attn-bias: the rank %lld is above the head size %lld or 256: the bias would cost more than attention itself",
+                      static_cast<long long>(bias_rank), static_cast<long long>(head_size)),
+               "choose a lower rank, or --attn-bias relative");
+    if (window < 0) refuse("--window must be at least 1, or 0 for no window", "give a positive number");
+    if (!(attn_softcap >= 0 && attn_softcap <= 1e6)) refuse("--attn-softcap must be from 0 (none) to 1e6", "give such a number");
 }
 
 void ModelConfig::check_context(int64_t tokens, const char* flag) const {
-    if (position != PositionKind::learned || tokens <= max_seq_len) return;
-    throw Error(ExitCode::usage,
-                format("%s %lld is longer than the model's position table (%lld rows)", flag, static_cast<long long>(tokens),
-                       static_cast<long long>(max_seq_len)),
-                "use a shorter one, or train a model with a larger --max-seq-len");
+    if (!has_position_tables() || tokens <= max_seq_len) return;
+    throw Error(
+        ExitCode::usage,
+        format("%s %lld is longer than the model's %s (%lld rows)", flag, static_cast<long long>(tokens),
+               position == PositionKind::learned ? "position table" : "tables of attention's bias", static_cast<long long>(max_seq_len)),
+        "use a shorter one, or train a model with a larger --max-seq-len");
 }
 
 }  // namespace traincu

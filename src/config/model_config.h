@@ -11,6 +11,9 @@ namespace traincu {
 enum class NormKind { layernorm, rmsnorm };
 enum class PositionKind { learned, rope, none };
 enum class MlpKind { gelu, swiglu };
+enum class GateKind { none, headwise, elementwise };
+// Of attention's scores: slopes by head; a table by distance; factors of low rank, trained; such factors, given and not trained.
+enum class BiasKind { none, alibi, relative, factors, fixed };
 
 // Llama 3.1's stretching of the rotary wavelengths for contexts beyond those of the pretraining; kernels/rope.h has the formula.
 struct RopeScaling {
@@ -44,18 +47,32 @@ struct ModelConfig {
     double rope_theta = 10000;
     RopeScaling rope_scaling;
     double norm_eps = 1e-5;
+    // of attention (kernels/attention.h)
+    GateKind attn_gate = GateKind::none;  // of its output
+    BiasKind attn_bias = BiasKind::none;  // of its scores
+    int64_t bias_rank = 0;                // of factors and fixed: R; 0 for the others
+    int64_t window = 0;                   // keys that a query sees; 0 = all before it
+    double attn_softcap = 0;              // 0 = none
+    bool attn_sinks = false;              // a learned number for each head beside its scores
 
     bool operator==(const ModelConfig&) const = default;
 
     int64_t padded_vocab() const { return (vocab_size + 63) / 64 * 64; }  // Vp: padded columns cost little, odd widths much
     int64_t q_width() const { return n_head * head_size; }
     int64_t kv_width() const { return n_kv_head * head_size; }
-    int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
-    int64_t fc_width() const { return mlp == MlpKind::swiglu ? 2 * d_ff : d_ff; }  // gate and up side by side
+    // The packed projection: queries, keys, values, gate; a gate for each head is filled up to a multiple of 8, of rows that stay zero.
+    int64_t gate_at() const { return q_width() + 2 * kv_width(); }
+    int64_t gate_width() const { return attn_gate == GateKind::headwise ? n_head : attn_gate == GateKind::elementwise ? q_width() : 0; }
+    int64_t qkv_width() const {
+        return attn_gate == GateKind::headwise ? (gate_at() + gate_width() + 7) / 8 * 8 : gate_at() + gate_width();
+    }
+    bool has_factors() const { return attn_bias == BiasKind::factors || attn_bias == BiasKind::fixed; }
+    bool has_position_tables() const { return position == PositionKind::learned || has_factors(); }  // of max_seq_len rows
+    int64_t fc_width() const { return mlp == MlpKind::swiglu ? 2 * d_ff : d_ff; }                    // gate and up side by side
 
     // Error(usage) naming the field if the shape makes no model (heads not dividing, odd head size with rope, ...).
     void check() const;
-    // Error(usage) if a context of so many tokens, asked for by `flag`, is longer than the learned position table.
+    // Error(usage) if a context of so many tokens, asked for by `flag`, is longer than the model's tables by position.
     void check_context(int64_t tokens, const char* flag) const;
 };
 

@@ -71,6 +71,37 @@ const std::vector<OptionRow>& option_table() {
          0,
          same},
         {"model", "norm-eps", "", &O::norm_eps, "added to the variance in norms", {}, 0, 1, same},
+        {"model",
+         "attn-gate",
+         "",
+         &O::attn_gate,
+         "a sigmoid gate on attention's output: one number for each head, or for each element",
+         {"none", "headwise", "elementwise"},
+         0,
+         0,
+         same},
+        {"model",
+         "attn-bias",
+         "",
+         &O::attn_bias,
+         "added to attention's scores: none, alibi, relative (a table by distance), factors:R (trained, of rank R), file:PATH (a matrix, "
+         "as factors), spatial:PATH (distances of coordinates), fixed:R (the factors that the model or checkpoint brings)",
+         {},
+         0,
+         0,
+         same},
+        {"model",
+         "attn-bias-energy",
+         "",
+         &O::attn_bias_energy,
+         "the share of a file's bias that its factors keep, in every layer and head",
+         {},
+         0,
+         1,
+         free},
+        {"model", "window", "", &O::window, "keys that a query sees, its own included; 0 = all before it", {}, 0, 1 << 28, same},
+        {"model", "attn-softcap", "", &O::attn_softcap, "bound of attention's scores, by tanh; 0 = none", {}, 0, 1e6, same},
+        {"model", "attn-sinks", "", &O::attn_sinks, "a learned number for each head in attention's softmax", {}, 0, 1, same},
         {"data", "data", "i", &O::data, "training shards: files, globs in quotes, or a folder, separated by commas", {}, 0, 0, free},
         {"data", "val-data", "j", &O::val_data, "validation shards", {}, 0, 0, free},
         {"data",
@@ -195,6 +226,24 @@ const std::vector<OptionRow>& option_table() {
          "matrix products: our own, or a library's (onednn on a CPU, cublaslt on a GPU); auto: the library where it is built in and its "
          "bits repeat",
          {"auto", "own", "onednn", "cublaslt"},
+         0,
+         0,
+         free},
+        {"numbers",
+         "attention-kernel",
+         "",
+         &O::attention_kernel,
+         "simple: plain loops; tiled: tiles in registers; hopper: TMA and wgmma (H100, H200); auto: the fastest that is proven here",
+         {"auto", "simple", "tiled", "hopper"},
+         0,
+         0,
+         free},
+        {"numbers",
+         "determinism",
+         "",
+         &O::determinism,
+         "run: the same bits on every run; off: a GPU may sum attention's gradients in any order, which is faster",
+         {"run", "off"},
          0,
          0,
          free},
@@ -466,9 +515,31 @@ ModelConfig model_config(const Options& o) {
     c.position = o.position == "rope" ? PositionKind::rope : o.position == "none" ? PositionKind::none : PositionKind::learned;
     c.bias = o.bias, c.qkv_bias = o.qkv_bias, c.qk_norm = o.qk_norm, c.tie_embeddings = o.tie_embeddings;
     c.rope_theta = o.rope_theta, c.rope_scaling = RopeScaling::parse(o.rope_scaling), c.norm_eps = o.norm_eps;
+    c.attn_gate = o.attn_gate == "headwise" ? GateKind::headwise : o.attn_gate == "elementwise" ? GateKind::elementwise : GateKind::none;
+    const BiasOption bias = parse_attn_bias(o.attn_bias);
+    c.attn_bias = bias.kind == "alibi"      ? BiasKind::alibi
+                  : bias.kind == "relative" ? BiasKind::relative
+                  : bias.kind == "factors"  ? BiasKind::factors
+                  : bias.kind == "none"     ? BiasKind::none
+                                            : BiasKind::fixed;
+    // of a file the rank is known once it was read: src/command/fixed_bias.h
+    if (bias.kind == "factors" || bias.kind == "fixed") c.bias_rank = std::stoll(bias.value);
+    c.window = o.window, c.attn_softcap = o.attn_softcap, c.attn_sinks = o.attn_sinks;
     c.check();
     c.check_context(o.seq_len, "--seq-len");
     return c;
+}
+
+BiasOption parse_attn_bias(const std::string& text) {
+    const size_t colon = text.find(':');
+    const BiasOption bias{text.substr(0, colon), colon == std::string::npos ? "" : text.substr(colon + 1)};
+    const bool ranked = bias.kind == "factors" || bias.kind == "fixed", filed = bias.kind == "file" || bias.kind == "spatial";
+    const bool plain = bias.kind == "none" || bias.kind == "alibi" || bias.kind == "relative";
+    const bool digits = !bias.value.empty() && bias.value.size() <= 4 && bias.value.find_first_not_of("0123456789") == std::string::npos;
+    if (!(plain && colon == std::string::npos) && !(ranked && digits && std::stoll(bias.value) >= 1) && !(filed && !bias.value.empty()))
+        throw Error(ExitCode::usage, "--attn-bias '" + text + "' is of no known form",
+                    "give none, alibi, relative, factors:R as in factors:16, file:PATH or spatial:PATH");
+    return bias;
 }
 
 void resolve_batch(Options& o) {
@@ -481,6 +552,29 @@ void resolve_batch(Options& o) {
     o.batch_size = std::min(o.batch_size, o.total_batch_tokens / o.seq_len);
 }
 
+static void set_attention_options(Options& o, const ModelConfig& c) {
+    o.attn_gate = c.attn_gate == GateKind::headwise ? "headwise" : c.attn_gate == GateKind::elementwise ? "elementwise" : "none";
+    o.attn_bias = c.attn_bias == BiasKind::alibi      ? "alibi"
+                  : c.attn_bias == BiasKind::relative ? "relative"
+                  : c.attn_bias == BiasKind::factors  ? "factors:" + std::to_string(c.bias_rank)
+                  : c.attn_bias == BiasKind::fixed    ? "fixed:" + std::to_string(c.bias_rank)
+                                                      : "none";
+    o.window = c.window, o.attn_softcap = c.attn_softcap, o.attn_sinks = c.attn_sinks;
+}
+
+void check_attention_options(const Options& o, const ModelConfig& c, const std::string& model) {
+    const Options defaults;
+    Options theirs;
+    set_attention_options(theirs, c);
+    const auto values = options_to_json(o), has = options_to_json(theirs), unasked = options_to_json(defaults);
+    for (const char* name : {"attn-gate", "attn-bias", "window", "attn-softcap", "attn-sinks"})
+        if (values[name] != unasked[name] && values[name] != has[name])
+            throw Error(ExitCode::usage,
+                        format("--%s %s contradicts the model %s, where it is %s", name, flag_text(values[name]).c_str(), model.c_str(),
+                               flag_text(has[name]).c_str()),
+                        format("leave --%s out: a model keeps the attention that it was trained with", name));
+}
+
 void set_model_options(Options& o, const ModelConfig& c) {
     o.n_layer = c.n_layer, o.n_head = c.n_head, o.n_kv_head = c.n_kv_head, o.d_model = c.d_model, o.d_ff = c.d_ff,
     o.head_size = c.head_size;
@@ -490,6 +584,7 @@ void set_model_options(Options& o, const ModelConfig& c) {
     o.mlp = c.mlp == MlpKind::swiglu ? "swiglu" : "gelu";
     o.bias = c.bias, o.qkv_bias = c.qkv_bias, o.qk_norm = c.qk_norm, o.tie_embeddings = c.tie_embeddings;
     o.rope_theta = c.rope_theta, o.rope_scaling = c.rope_scaling.text(), o.norm_eps = c.norm_eps;
+    set_attention_options(o, c);
 }
 
 std::vector<std::string> resume_conflicts(const Json& saved, const Options& now) {

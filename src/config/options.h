@@ -21,6 +21,10 @@ struct Options {
     bool from_scratch = false, bias = true, qkv_bias = false, qk_norm = false, tie_embeddings = true;
     double rope_theta = 10000, norm_eps = 1e-5;
     std::string rope_scaling = "none";
+    std::string attn_gate = "none", attn_bias = "none";
+    double attn_bias_energy = 0.99, attn_softcap = 0;
+    int64_t window = 0;
+    bool attn_sinks = false;
     // data
     std::string data, val_data, hellaswag, packing = "stream";
     bool shuffle = true, allow_data_change = false;
@@ -35,7 +39,8 @@ struct Options {
     double decay_fraction = 0.2, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, adam_eps = 1e-8, grad_clip = 1.0, z_loss = 0,
            skip_zscore = 6;
     // numbers
-    std::string device = "auto", precision = "auto", adam_moments = "fp32", recompute = "none", gemm = "auto";
+    std::string device = "auto", precision = "auto", adam_moments = "fp32", recompute = "none", gemm = "auto", attention_kernel = "auto",
+                determinism = "run";
     int64_t threads = 0;
     // run
     std::string config, out, resume = "never", prompt, tokenizer, baselines;
@@ -84,8 +89,15 @@ nlohmann::ordered_json preset(const std::string& name);  // Error(usage) for an 
 ModelConfig model_config(const Options& options);
 // --total-batch-tokens in whole rows, one micro-batch if it was not given; a micro-batch is never more than a step. Error(usage).
 void resolve_batch(Options& options);
+// --attn-bias: what stands before and after its colon ("factors", "16"). Error(usage) that quotes a text of another form.
+struct BiasOption {
+    std::string kind, value;
+};
+BiasOption parse_attn_bias(const std::string& text);
 // The model options of a shape, for a model that was loaded from a file: they replace whatever the options said.
 void set_model_options(Options& options, const ModelConfig& config);
+// Error(usage) where the options ask for another attention than that model has.
+void check_attention_options(const Options& options, const ModelConfig& config, const std::string& model);
 
 // The options that may not change on resume and did: "n-layer: 4 in the checkpoint, 6 now".
 std::vector<std::string> resume_conflicts(const nlohmann::ordered_json& saved, const Options& now);

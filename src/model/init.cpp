@@ -23,6 +23,7 @@ void init_weights(Tensor flat, const ParamTable& table, uint64_t seed) {
                         w[i] = T(1);
                         break;
                     case ParamInit::zeros:
+                    case ParamInit::given:
                         w[i] = T(0);
                         break;
                 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/attention.h"
 #include "src/base/integers.h"
 
 namespace traincu {
@@ -13,11 +14,16 @@ public:
     explicit TableBuilder(const ModelConfig& config) : config_(config) {}
 
     // A matrix and, if the model has biases, its bias. Residual projections start smaller by 1/sqrt(2L), as in GPT-2.
-    void matrix(const char* name, ParamKind kind, int64_t rows, int64_t cols, bool residual = false) {
+    void matrix(const char* name, ParamKind kind, int64_t rows, int64_t cols, bool residual = false, int64_t used_rows = 0) {
         double std = residual ? 0.02 / std::sqrt(2.0 * static_cast<double>(config_.n_layer)) : 0.02;
         add(name, ".weight", kind, false, rows, cols, ParamInit::normal, std, true);
+        if (used_rows) result.rows.back().used_rows = used_rows;
         if (config_.bias || (config_.qkv_bias && kind == ParamKind::qkv))
-            add(name, ".bias", kind, true, 1, rows, ParamInit::zeros, 0, false);
+            add(name, ".bias", kind, true, 1, rows, ParamInit::zeros, 0, false, used_rows);
+    }
+    // Of attention's scores: neither a matrix of a product nor a bias of one, so it does not decay.
+    void scores(const char* name, ParamKind kind, int64_t rows, int64_t cols, ParamInit init, double std = 0) {
+        add(name, ".weight", kind, false, rows, cols, init, std, false);
     }
     void table(const char* name, ParamKind kind, int64_t rows, int64_t used_rows) {
         add(name, ".weight", kind, false, rows, config_.d_model, ParamInit::normal, 0.02, true);
@@ -34,9 +40,20 @@ public:
 
 private:
     void add(const char* name, const char* suffix, ParamKind kind, bool is_bias, int64_t rows, int64_t cols, ParamInit init, double std,
-             bool decays) {
+             bool decays, int64_t used_cols = 0) {
         std::string prefix = layer_ >= 0 ? format("block.%d.", layer_) : "";
-        ParamRow row{prefix + name + suffix, kind, is_bias, result.n_parts - 1, layer_, rows, cols, rows, init, std, decays,
+        ParamRow row{prefix + name + suffix,
+                     kind,
+                     is_bias,
+                     result.n_parts - 1,
+                     layer_,
+                     rows,
+                     cols,
+                     rows,
+                     used_cols ? used_cols : cols,
+                     init,
+                     std,
+                     decays,
                      result.flat_size};
         result.flat_size += round_up(row.numel(), 16);
         result.rows.push_back(std::move(row));
@@ -56,8 +73,20 @@ ParamTable make_param_table(const ModelConfig& c) {
     for (int layer = 0; layer < c.n_layer; layer++) {
         b.next_part(layer);
         b.norm("norm1", ParamKind::norm1, c.d_model);
-        b.matrix("qkv", ParamKind::qkv, c.qkv_width(), c.d_model);
+        b.matrix("qkv", ParamKind::qkv, c.qkv_width(), c.d_model, false, c.gate_at() + c.gate_width());
         if (c.qk_norm) b.norm("q_norm", ParamKind::q_norm, c.head_size), b.norm("k_norm", ParamKind::k_norm, c.head_size);
+        if (c.attn_sinks) b.scores("sinks", ParamKind::sinks, 1, c.n_head, ParamInit::zeros);
+        if (c.attn_bias == BiasKind::relative)
+            b.scores("relative_bias", ParamKind::relative_bias, c.n_head, relative_buckets, ParamInit::zeros);
+        if (c.has_factors()) {
+            // Their product begins near 0, and yet each side gets gradients: the keys' numbers are about 1, the queries' small. Were both
+            // zero, both gradients would be.
+            const bool fixed = c.attn_bias == BiasKind::fixed;
+            b.scores("q_factors", ParamKind::q_factors, c.max_seq_len, c.n_head * c.bias_rank, fixed ? ParamInit::given : ParamInit::normal,
+                     0.02);
+            b.scores("k_factors", ParamKind::k_factors, c.max_seq_len, c.n_kv_head * c.bias_rank,
+                     fixed ? ParamInit::given : ParamInit::normal, 1);
+        }
         b.matrix("attention_out", ParamKind::attention_out, c.d_model, c.q_width(), true);
         b.norm("norm2", ParamKind::norm2, c.d_model);
         b.matrix("fc", ParamKind::fc, c.fc_width(), c.d_model);
@@ -81,12 +110,25 @@ int ParamTable::find(ParamKind kind, bool is_bias, int layer) const {
     return -1;
 }
 
+int64_t ParamSlice::row_count() const {
+    int64_t total = 0;
+    for (const RowRange& range : ranges) total += range.count;
+    return total;
+}
+
 std::vector<ParamSlice> named_slices(const ParamRow& row, const ModelConfig& c) {
     // A bias is stored as (1, n): its slices are counted in elements, a matrix's in rows.
-    if (row.kind == ParamKind::qkv)
-        return {{"q", 0, c.q_width()}, {"k", c.q_width(), c.kv_width()}, {"v", c.q_width() + c.kv_width(), c.kv_width()}};
-    if (row.kind == ParamKind::fc && c.mlp == MlpKind::swiglu) return {{"gate", 0, c.d_ff}, {"up", c.d_ff, c.d_ff}};
-    return {{"", 0, row.is_vector() ? row.cols : row.used_rows}};
+    if (row.kind == ParamKind::qkv) {
+        std::vector<RowRange> q = {{0, c.q_width()}};
+        if (c.attn_gate != GateKind::none) {
+            q.clear();
+            const int64_t HS = c.head_size, width = c.gate_width() / c.n_head;
+            for (int64_t h = 0; h < c.n_head; h++) q.push_back({h * HS, HS}), q.push_back({c.gate_at() + h * width, width});
+        }
+        return {{"q", std::move(q)}, {"k", {{c.q_width(), c.kv_width()}}}, {"v", {{c.q_width() + c.kv_width(), c.kv_width()}}}};
+    }
+    if (row.kind == ParamKind::fc && c.mlp == MlpKind::swiglu) return {{"gate", {{0, c.d_ff}}}, {"up", {{c.d_ff, c.d_ff}}}};
+    return {{"", {{0, row.is_vector() ? row.used_cols : row.used_rows}}}};
 }
 
 }  // namespace traincu

@@ -13,7 +13,11 @@ namespace traincu {
 enum class ParamKind {
     token_embedding,     // (Vp,C)
     position_embedding,  // (maxT,C)
-    qkv,                 // ((NH+2*NKV)*HS, C): rows of q, then k, then v
+    qkv,                 // (qkv_width, C): rows of q, then k, v, gate
+    sinks,               // (NH)
+    relative_bias,       // (NH, relative_buckets)
+    q_factors,           // (maxT, NH*R)
+    k_factors,           // (maxT, NKV*R)
     attention_out,       // (C, NH*HS)
     fc,                  // (F,C); for swiglu (2F,C): rows of gate, then up
     mlp_out,             // (C,F)
@@ -25,7 +29,7 @@ enum class ParamKind {
     final_norm,  // (C)
 };
 
-enum class ParamInit { normal, ones, zeros };
+enum class ParamInit { normal, ones, zeros, given };  // given: from outside, and never trained
 
 // A parameter is a weight or the bias that belongs to it.
 struct ParamRow {
@@ -36,13 +40,16 @@ struct ParamRow {
     int layer = -1;              // 0..L-1 in blocks
     int64_t rows = 1, cols = 1;  // stored shape; a vector is (1, n)
     int64_t used_rows = 1;       // rows that mean something: V of Vp in embedding tables. The others stay zero and are never exported.
+    int64_t used_cols = 1;       // of a vector; all columns of a matrix
     ParamInit init = ParamInit::zeros;
     double init_std = 0;
     bool decays = false;  // weight decay: matrices only
     int64_t offset = 0;   // elements from the start of the flat arena, a multiple of 16
 
     int64_t numel() const { return rows * cols; }
-    int64_t used_numel() const { return used_rows * cols; }
+    int64_t used_numel() const { return used_rows * used_cols; }
+    // What is not trained has gradients of zero and does not decay: AdamW leaves every bit as it is.
+    bool trained() const { return init != ParamInit::given; }
     bool is_vector() const { return rows == 1; }
 };
 
@@ -58,10 +65,15 @@ struct ParamTable {
 
 ParamTable make_param_table(const ModelConfig& config);
 
-// A sub-matrix of a row by the name it has elsewhere: the q, k, v of a packed qkv; gate and up of a swiglu.
+// A sub-matrix of a row by the name it has elsewhere: the q, k, v of a packed qkv; gate and up of a swiglu. With an output gate the q is
+// stored head by head, the query's rows and then its gate's, as in Qwen3-Next.
+struct RowRange {
+    int64_t begin = 0, count = 0;
+};
 struct ParamSlice {
-    std::string name;  // "q", "k", "v", "gate", "up", or empty for a whole row
-    int64_t row_begin = 0, row_count = 0;
+    std::string name;              // "q", "k", "v", "gate", "up", or empty for a whole row
+    std::vector<RowRange> ranges;  // rows of a matrix, elements of a vector, in the order of the file
+    int64_t row_count() const;
 };
 std::vector<ParamSlice> named_slices(const ParamRow& row, const ModelConfig& config);
 

@@ -29,6 +29,15 @@ RopeParams rope_params(const ModelConfig& c) { return {c.n_head, c.n_kv_head, c.
 
 }  // namespace
 
+std::vector<double> alibi_slopes(int64_t n_head) {
+    const int64_t power = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(n_head)));
+    std::vector<double> slopes;
+    for (int64_t h = 1; h <= power; h++) slopes.push_back(std::exp2(-8.0 * static_cast<double>(h) / static_cast<double>(power)));
+    for (int64_t h = 1; static_cast<int64_t>(slopes.size()) < n_head; h += 2)
+        slopes.push_back(std::exp2(-4.0 * static_cast<double>(h) / static_cast<double>(power)));
+    return slopes;
+}
+
 int64_t logits_rows(const ModelOptions& options) {
     const int64_t fill = options.logits_bytes / (options.config.padded_vocab() * size_of(options.dtype));
     const uint64_t rows = std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fill, 64, 16384)));
@@ -52,9 +61,11 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     activations.add(slot_.key_tiles, "key_tiles", Dtype::i32, {std::max(T, options.cache_tokens), 5});
     if (training) {
         activations.add(slot_.token_order, "token_order", Dtype::i32, {T});
-        if (c.position == PositionKind::learned) activations.add(slot_.position_order, "position_order", Dtype::i32, {T});
+        if (c.position == PositionKind::learned || trains_factors())
+            activations.add(slot_.position_order, "position_order", Dtype::i32, {T});
     }
     if (c.position == PositionKind::rope) activations.add(angles_, "angles", statistics, {std::max(T, options.cache_tokens), c.head_size});
+    if (c.attn_bias == BiasKind::alibi) activations.add(slopes_, "slopes", statistics, {c.n_head});
     activations.add(slot_.branch, "branch", type, {T, C});
     slot_.blocks.resize(static_cast<size_t>(c.n_layer));
     for (int64_t layer = 0; layer < c.n_layer; layer++) {
@@ -108,6 +119,11 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     if (c.qk_norm) scratch.add(d_.qk, "dqk", type, {T, c.q_width() + c.kv_width()});
     scratch.add(d_.attention_out, "dattention_out", type, {T, c.q_width()});
     scratch.add(d_.delta, "delta", statistics, {T, c.n_head});
+    if (!options.deterministic) scratch.add(d_.dq_sums, "dq_sums", Dtype::f32, {T, c.n_head, c.head_size});
+    if (trains_factors()) {
+        scratch.add(d_.q_factors, "dq_factors", type, {T, c.n_head * c.bias_rank});
+        scratch.add(d_.k_factors, "dk_factors", type, {T, c.n_kv_head * c.bias_rank});
+    }
     scratch.add(d_.fc, "dfc", type, {T, c.fc_width()});
     if (c.mlp == MlpKind::swiglu) scratch.add(d_.act, "dact", type, {T, c.d_ff});
 }
@@ -124,6 +140,12 @@ void Transformer::bind(const Stream& stream) {
         rope_angles(angles.tensor(), c.rope_theta, c.rope_scaling);
         angles.upload();
     }
+    if (slopes_) {
+        HostCopy slopes(slopes_, stream);
+        const std::vector<double> values = alibi_slopes(c.n_head);
+        dispatch_real(slopes_.dtype, [&](auto zero) { std::copy(values.begin(), values.end(), slopes.tensor().as<decltype(zero)>()); });
+        slopes.upload();
+    }
     if (c.qk_norm) return;
     const int64_t qk_width = c.q_width() + c.kv_width();
     for (BlockSlot& s : slot_.blocks) s.qk = s.qkv.slice_cols(0, qk_width);
@@ -137,7 +159,7 @@ void Transformer::load(const MicroBatch& batch, Stream& stream) {
     // The GPU does not look: an id outside its table would be read from somewhere else.
     for (int32_t token : batch.tokens) ENSURE(token >= 0 && token < c.padded_vocab());
     for (int32_t target : batch.targets) ENSURE(target >= -1 && target < c.vocab_size);
-    const int64_t positions = angles_ ? angles_.rows() : c.position == PositionKind::learned ? c.max_seq_len : INT32_MAX;
+    const int64_t positions = std::min(angles_ ? angles_.rows() : INT32_MAX, c.has_position_tables() ? c.max_seq_len : int64_t{INT32_MAX});
     for (int32_t position : batch.positions) ENSURE(position >= 0 && position < positions);
     slot_.T = T;
     slot_.segments = batch.segments;
@@ -147,7 +169,7 @@ void Transformer::load(const MicroBatch& batch, Stream& stream) {
     uploads_.send(view(slot_.targets), batch.targets.data(), stream);
     uploads_.send(view(slot_.positions), batch.positions.data(), stream);
     uploads_.send(view(slot_.loss_weights), batch.loss_weights.data(), stream);
-    const AttentionTiles tiles = attention_tiles(batch.segments, 0);
+    const AttentionTiles tiles = attention_tiles(batch.segments, c.window);
     n_query_tiles_ = static_cast<int64_t>(tiles.query.size()), n_key_tiles_ = static_cast<int64_t>(tiles.key.size());
     uploads_.send(segments().device, batch.segments.data(), stream);
     uploads_.send(segments().query_tiles, tiles.query.data(), stream);
@@ -168,11 +190,31 @@ SegmentTable Transformer::segments() const {
             slot_.query_tiles.slice_rows(0, n_query_tiles_), slot_.key_tiles.slice_rows(0, n_key_tiles_)};
 }
 
-double Transformer::attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(options_.config.head_size)); }
-
-Transformer::Qkv Transformer::heads(const BlockSlot& s) const {
+AttentionParams Transformer::attention_params() const {
     const ModelConfig& c = options_.config;
-    Tensor qk = view(s.qk), qkv = view(s.qkv);
+    return {1.0 / std::sqrt(static_cast<double>(c.head_size)), c.window, c.attn_softcap, options_.deterministic};
+}
+
+AttentionInputs Transformer::attention_inputs(const BlockSlot& s, const BlockTensors& w) const {
+    const ModelConfig& c = options_.config;
+    const auto [q, k, v] = heads(view(s.qk), view(s.qkv));
+    AttentionInputs in{.q = q, .k = k, .v = v, .gate = gate(view(s.qkv)), .sinks = w.sinks, .slopes = slopes_};
+    if (w.relative_bias) in.relative = Tensor(w.relative_bias.data, w.relative_bias.dtype, {c.n_head, relative_buckets});
+    if (c.has_factors()) {
+        in.q_factors = Tensor(w.q_factors.data, w.q_factors.dtype, {c.max_seq_len, c.n_head, c.bias_rank});
+        in.k_factors = Tensor(w.k_factors.data, w.k_factors.dtype, {c.max_seq_len, c.n_kv_head, c.bias_rank});
+    }
+    return in;
+}
+
+Tensor Transformer::gate(const Tensor& qkv) const {
+    const ModelConfig& c = options_.config;
+    if (c.attn_gate == GateKind::none) return {};
+    return qkv.slice_cols(c.gate_at(), c.gate_width()).view({slot_.T, c.n_head, c.gate_width() / c.n_head});
+}
+
+Transformer::Qkv Transformer::heads(const Tensor& qk, const Tensor& qkv) const {
+    const ModelConfig& c = options_.config;
     return {qk.slice_cols(0, c.q_width()).view({slot_.T, c.n_head, c.head_size}),
             qk.slice_cols(c.q_width(), c.kv_width()).view({slot_.T, c.n_kv_head, c.head_size}),
             qkv.slice_cols(c.q_width() + c.kv_width(), c.kv_width()).view({slot_.T, c.n_kv_head, c.head_size})};
@@ -214,19 +256,19 @@ void Transformer::forward_attention(BlockSlot& s, const BlockTensors& w, bool wi
     const ModelConfig& c = options_.config;
     linear_forward(view(s.qkv), view(s.norm1_out), w.qkv, w.qkv_bias, stream);
     if (touches_qk(c))
-        qk_norm_rope_forward(view(s.qk), view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions), angles_, rope_params(c),
-                             stream);
-    auto [q, k, v] = heads(s);
+        qk_norm_rope_forward(view(s.qk), view(s.qk_rstd), view(s.qkv).slice_cols(0, c.gate_at()), w.q_norm, w.k_norm, view(slot_.positions),
+                             angles_, rope_params(c), stream);
+    AttentionInputs in = attention_inputs(s, w);
     if (s.cache.k) {  // generation: the new keys and values join those of the tokens before
         const int64_t end = slot_.cached + slot_.T;
         ENSURE(end <= s.cache.k.rows());
-        copy(s.cache.k.slice_rows(slot_.cached, slot_.T), k, stream);
-        copy(s.cache.v.slice_rows(slot_.cached, slot_.T), v, stream);
-        k = s.cache.k.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
-        v = s.cache.v.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
+        copy(s.cache.k.slice_rows(slot_.cached, slot_.T), in.k, stream);
+        copy(s.cache.v.slice_rows(slot_.cached, slot_.T), in.v, stream);
+        in.k = s.cache.k.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
+        in.v = s.cache.v.slice_rows(0, end).view({end, c.n_kv_head, c.head_size});
     }
-    attention_forward(view(s.attention_out).view({slot_.T, c.n_head, c.head_size}), view(s.lse), {.q = q, .k = k, .v = v}, segments(),
-                      {attention_scale()}, stream);
+    attention_forward(view(s.attention_out).view({slot_.T, c.n_head, c.head_size}), view(s.lse), in, segments(), attention_params(),
+                      stream);
     if (with_output) linear_forward(view(slot_.branch), view(s.attention_out), w.attention_out, w.attention_out_bias, stream);
 }
 
@@ -333,18 +375,24 @@ void Transformer::backward_input_block(int layer, Stream& stream) {
                   w.norm2, options_.unit_rows, stream);
     // the attention half
     linear_backward_input(view(d_.attention_out), view(d_.mid), w.attention_out, stream);
-    const int64_t T = slot_.T, qw = c.q_width(), kw = c.kv_width();
-    auto [q, k, v] = heads(s);
-    Tensor dqk = view(d_.qk), dqkv = view(d_.qkv);
-    Tensor dq = dqk.slice_cols(0, qw).view({T, c.n_head, c.head_size}), dk = dqk.slice_cols(qw, kw).view({T, c.n_kv_head, c.head_size});
-    Tensor dv = dqkv.slice_cols(qw + kw, kw).view({T, c.n_kv_head, c.head_size});
+    const int64_t T = slot_.T;
+    const Tensor dqk = view(d_.qk), dqkv = view(d_.qkv);
+    const auto [dq, dk, dv] = heads(dqk, dqkv);
+    AttentionGradients gradients{.dq = dq, .dk = dk, .dv = dv, .dgate = gate(dqkv), .dsinks = d.sinks};
     zero(dk, stream), zero(dv, stream);  // accumulated by attention
-    attention_backward({.dq = dq, .dk = dk, .dv = dv}, view(d_.attention_out).view({T, c.n_head, c.head_size}),
-                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), {.q = q, .k = k, .v = v},
-                       {.delta = view(d_.delta)}, segments(), {attention_scale()}, stream);
+    if (d.relative_bias) gradients.drelative = Tensor(d.relative_bias.data, d.relative_bias.dtype, {c.n_head, relative_buckets});
+    if (trains_factors()) {
+        gradients.dq_factors = view(d_.q_factors).view({T, c.n_head, c.bias_rank});
+        gradients.dk_factors = view(d_.k_factors).view({T, c.n_kv_head, c.bias_rank});
+        zero(gradients.dk_factors, stream);
+    }
+    attention_backward(gradients, view(d_.attention_out).view({T, c.n_head, c.head_size}),
+                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), attention_inputs(s, w),
+                       {.delta = view(d_.delta), .dq = view(d_.dq_sums)}, segments(), attention_params(), stream);
     if (touches_qk(c))
-        qk_norm_rope_backward(dqkv, d.q_norm, d.k_norm, dqk, view(s.qk_rstd), view(s.qkv), w.q_norm, w.k_norm, view(slot_.positions),
-                              angles_, rope_params(c), options_.unit_rows, stream);
+        qk_norm_rope_backward(dqkv.slice_cols(0, c.gate_at()), d.q_norm, d.k_norm, dqk, view(s.qk_rstd),
+                              view(s.qkv).slice_cols(0, c.gate_at()), w.q_norm, w.k_norm, view(slot_.positions), angles_, rope_params(c),
+                              options_.unit_rows, stream);
     linear_backward_input(view(d_.norm_out), dqkv, w.qkv, stream);
     norm_backward(upstream_gradient(layer - 1), d.norm1, d.norm1_bias, view(d_.norm_out), view(d_.mid), view(s.x), view(s.norm1_mean),
                   view(s.norm1_rstd), w.norm1, options_.unit_rows, stream);
@@ -368,6 +416,12 @@ void Transformer::backward_weight_block(int layer, Stream& stream) {
     linear_backward_weight(d.fc, d.fc_bias, view(d_.fc), view(s.norm2_out), unit, stream);
     linear_backward_weight(d.attention_out, d.attention_out_bias, view(d_.mid), view(s.attention_out), unit, stream);
     linear_backward_weight(d.qkv, d.qkv_bias, view(d_.qkv), view(s.norm1_out), unit, stream);
+    if (!trains_factors()) return;
+    auto add_by_position = [&](const Tensor& table, const Tensor& rows) {
+        const Tensor by_position(table.data, table.dtype, {options_.config.max_seq_len, rows.cols()});
+        embedding_backward(by_position, {}, rows, view(slot_.positions), {}, view(slot_.position_order), {}, stream);
+    };
+    add_by_position(d.q_factors, view(d_.q_factors)), add_by_position(d.k_factors, view(d_.k_factors));
 }
 
 }  // namespace traincu

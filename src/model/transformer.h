@@ -3,8 +3,8 @@
 //
 //   embed     x = wte[token] + wpe[position]
 //   block l   x   = x + branch                          the previous block's MLP output joins the residual stream
-//             n1  = norm1(x);  q,k,v = n1 Wqkv;  q,k = rope(qk_norm(q,k))
-//             a   = attention(q,k,v);  branch = a Wout
+//             n1  = norm1(x);  q,k,v,g = n1 Wqkv;  q,k = rope(qk_norm(q,k))
+//             a   = attention(q,k,v) sigmoid(g);  branch = a Wout        (the gate g where there is one)
 //             xm  = x + branch;  n2 = norm2(xm);  h = n2 Wfc;  branch = act(h) Wmlp
 //   head      x   = x + branch;  n = final_norm(x);  logits = n Whead^T;  loss, and in training its gradient, chunk by chunk
 //
@@ -43,7 +43,7 @@ struct BlockSlot {
     Tensor x;                       // (T,C) the residual stream at the block's input
     Tensor norm1_mean, norm1_rstd;  // (T); these, and what is noted as such below, are of the statistics' type (src/base/dtype.h)
     Tensor norm1_out;               // (T,C)
-    Tensor qkv;                     // (T,(NH+2*NKV)*HS); without QK-norm its q and k columns are rotated in place
+    Tensor qkv;                     // (T,qkv_width); without QK-norm its q and k columns are rotated in place
     Tensor qk, qk_rstd;         // (T,(NH+NKV)*HS), statistics (T,NH+NKV): q and k after QK-norm and rotation; a view of qkv without QK-norm
     Tensor attention_out, lse;  // (T,NH*HS), statistics (T,NH)
     Tensor x_mid;               // (T,C) the stream between the halves
@@ -66,7 +66,7 @@ struct HeadSlot {
 // One micro-batch's saved activations.
 struct Slot {
     Tensor tokens, targets, positions, loss_weights;  // (T) i32, i32, i32, f32
-    Tensor token_order, position_order;               // (T) i32, for the embedding's gradient (kernels/embedding.h)
+    Tensor token_order, position_order;               // (T) i32, for the gradients of tables (kernels/embedding.h)
     Tensor segment_rows;                              // (T,5) i64, on a GPU: the table below, a row each
     Tensor query_tiles, key_tiles;                    // (T,5) i32: its tiles (kernels/attention_tiles.h)
     std::vector<Segment> segments;
@@ -92,11 +92,16 @@ struct ModelOptions {
     int64_t logits_bytes = int64_t{64} << 20;  // how much of the (T,V) logits may exist at a time
     bool training = true;                      // gradients and saved activations; else one block's memory serves all
     int64_t cache_tokens = 0;                  // room of the key/value caches; 0 = none
+    bool deterministic = true;                 // false: a GPU may sum the gradients of queries in any order
 };
 
 // Rows of logits that exist at a time: as many as fill logits_bytes, large enough for an efficient product, far below (T,V). A power of
 // two, so that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
 int64_t logits_rows(const ModelOptions& options);
+
+// ALiBi's slope of each head (Press et al. 2022): 2^(-8h/NH), h = 1..NH, for powers of two; else those of the power below, and then every
+// second one of the double of it.
+std::vector<double> alibi_slopes(int64_t n_head);
 
 class Transformer {
 public:
@@ -140,8 +145,11 @@ private:
     struct Qkv {
         Tensor q, k, v;
     };
-    Qkv heads(const BlockSlot& s) const;  // q, k, v as (T,heads,HS) views
-    double attention_scale() const;
+    Qkv heads(const Tensor& qk, const Tensor& qkv) const;  // q, k, v as (T,heads,HS) views of activations or of gradients
+    Tensor gate(const Tensor& qkv) const;                  // (T,NH,1) or (T,NH,HS); absent without a gate
+    AttentionInputs attention_inputs(const BlockSlot& s, const BlockTensors& w) const;
+    AttentionParams attention_params() const;
+    bool trains_factors() const { return options_.config.attn_bias == BiasKind::factors; }
 
     ModelOptions options_;
     WeightDoor& door_;
@@ -153,6 +161,7 @@ private:
     Uploads uploads_;
     std::vector<int32_t> order_;  // (T) on its way to the slot
     Tensor angles_;               // (max position + 1, HS) statistics, where positions are rotary (kernels/rope.h)
+    Tensor slopes_;               // (NH) statistics, of ALiBi
     // What is not kept for the backward shares the first block's memory: every block overwrites it.
     std::vector<std::pair<size_t, Tensor BlockSlot::*>> shared_;
 
@@ -161,10 +170,13 @@ private:
         Tensor stream[2];      // (T,C) of the residual stream, alternating by layer
         Tensor mid;            // (T,C) of x_mid
         Tensor norm_out;       // (T,C) of a norm's output
-        Tensor qkv;            // (T,(NH+2*NKV)*HS)
+        Tensor qkv;            // (T,qkv_width)
         Tensor qk;             // (T,(NH+NKV)*HS), a view of qkv without QK-norm
         Tensor attention_out;  // (T,NH*HS)
         Tensor delta;          // statistics (T,NH)
+        Tensor dq_sums;        // (T,NH,HS) f32, where !deterministic
+        Tensor q_factors;      // (T,NH*R)
+        Tensor k_factors;      // (T,NKV*R)
         Tensor fc;             // (T,F or 2F)
         Tensor act;            // (T,F)
     } d_;

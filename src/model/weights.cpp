@@ -22,6 +22,14 @@ Tensor& member(ModelTensors& m, const ParamRow& row) {
                 return b.q_norm;
             case ParamKind::k_norm:
                 return b.k_norm;
+            case ParamKind::sinks:
+                return b.sinks;
+            case ParamKind::relative_bias:
+                return b.relative_bias;
+            case ParamKind::q_factors:
+                return b.q_factors;
+            case ParamKind::k_factors:
+                return b.k_factors;
             case ParamKind::attention_out:
                 return row.is_bias ? b.attention_out_bias : b.attention_out;
             case ParamKind::norm2:

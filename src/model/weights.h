@@ -18,8 +18,10 @@ struct EmbedTensors {
 };
 struct BlockTensors {
     Tensor norm1, norm1_bias;                  // (C)
-    Tensor qkv, qkv_bias;                      // ((NH+2*NKV)*HS, C)
+    Tensor qkv, qkv_bias;                      // (qkv_width, C)
     Tensor q_norm, k_norm;                     // (HS)
+    Tensor sinks, relative_bias;               // (NH), (NH, relative_buckets)
+    Tensor q_factors, k_factors;               // (maxT, NH*R), (maxT, NKV*R)
     Tensor attention_out, attention_out_bias;  // (C, NH*HS)
     Tensor norm2, norm2_bias;                  // (C)
     Tensor fc, fc_bias;                        // (F or 2F, C)

@@ -29,6 +29,13 @@ inline ModelConfig small_model(const std::string& family) {
     if (family == "qwen3") c.qk_norm = true;
     if (family == "traincu")
         c.norm = NormKind::layernorm, c.bias = true, c.qk_norm = true, c.position = PositionKind::learned, c.mlp = MlpKind::gelu;
+    if (family == "qwen3_next") c.qk_norm = true, c.attn_gate = GateKind::elementwise;
+    return c;
+}
+// Attention with all that has rows of its own, in a family of this program's own.
+inline ModelConfig model_with_attention(GateKind gate, BiasKind bias) {
+    ModelConfig c = small_model("llama");
+    c.attn_gate = gate, c.attn_bias = bias, c.bias_rank = c.has_factors() ? 3 : 0, c.attn_sinks = true, c.window = 3, c.attn_softcap = 20;
     return c;
 }
 inline const std::vector<std::string>& families() {

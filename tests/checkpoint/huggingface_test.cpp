@@ -1,4 +1,5 @@
 #include <map>
+#include <set>
 
 #include "src/checkpoint/huggingface.h"
 #include "tests/checkpoint/fixture.h"
@@ -98,8 +99,10 @@ TEST_SUITE("huggingface") {
                 std::vector<float> out;
                 export_values(tensor, row, arenas.params_memory.data() + row.offset,
                               [&](const float* values, int64_t count) { out.insert(out.end(), values, values + count); });
-                int64_t rows = row.is_vector() ? 1 : tensor.slice.row_count, cols = row.is_vector() ? tensor.slice.row_count : row.cols;
-                int64_t start = row.offset + tensor.slice.row_begin * (row.is_vector() ? 1 : row.cols);
+                const int64_t count = tensor.slice.row_count(), width = row.is_vector() ? 1 : row.cols;
+                const int64_t rows = row.is_vector() ? 1 : count, cols = row.is_vector() ? count : row.cols;
+                const int64_t start = row.offset + tensor.slice.ranges.at(0).begin * width;
+                REQUIRE(tensor.slice.ranges.size() == 1);
                 REQUIRE(static_cast<int64_t>(out.size()) == rows * cols);
                 int wrong = 0;
                 for (int64_t r = 0; r < rows; r++)
@@ -113,6 +116,58 @@ TEST_SUITE("huggingface") {
             for (const ParamRow& row : arenas.table.rows)
                 for (int64_t i = 0; i < row.numel(); i++)
                     REQUIRE(seen[static_cast<size_t>(row.offset + i)] == (i < row.used_numel() ? 1 : 0));
+        }
+    }
+
+    TEST_CASE("huggingface: with a gate, q_proj holds each head's query rows and then its gate's") {
+        for (GateKind gate : {GateKind::headwise, GateKind::elementwise}) {
+            Arenas arenas(model_with_attention(gate, BiasKind::relative));  // 4 query heads of 6, 2 key heads, d_model 20
+            const int64_t width = gate == GateKind::headwise ? 1 : 6, C = 20, gate_at = 4 * 6 + 2 * 2 * 6;
+            for (size_t i = 0; i < arenas.params_memory.size(); i++) arenas.params_memory[i] = static_cast<float>(i);
+            auto tensors = by_name(arenas);
+            const ExportedTensor& q = tensors["model.layers.1.self_attn.q_proj.weight"];
+            CHECK(q.shape == std::vector<int64_t>{4 * (6 + width), C});
+            const ParamRow& row = arenas.table.rows[static_cast<size_t>(q.row)];
+            CHECK(row.rows == (gate == GateKind::headwise ? 56 : 72));
+            CHECK(row.used_rows == gate_at + 4 * width);
+            std::vector<float> out;
+            export_values(q, row, arenas.params_memory.data() + row.offset,
+                          [&](const float* values, int64_t count) { out.insert(out.end(), values, values + count); });
+            REQUIRE(static_cast<int64_t>(out.size()) == 4 * (6 + width) * C);
+            for (int64_t h = 0; h < 4; h++)
+                for (int64_t r = 0; r < 6 + width; r++) {
+                    const int64_t from = r < 6 ? h * 6 + r : gate_at + h * width + r - 6;
+                    REQUIRE(out[static_cast<size_t>((h * (6 + width) + r) * C)] == static_cast<float>(row.offset + from * C));
+                }
+            CHECK(tensors["model.layers.0.self_attn.sinks.weight"].shape == std::vector<int64_t>{4});
+            CHECK(tensors["model.layers.0.self_attn.relative_bias.weight"].shape == std::vector<int64_t>{4, 144});
+        }
+    }
+
+    TEST_CASE("huggingface: Qwen3-Next stores its gains less 1, its checkpoints do not") {
+        Arenas arenas(small_model("qwen3_next"));
+        CHECK(family_of(arenas.config) == "qwen3_next");
+        CHECK(checkpoint_family(arenas.config) == "traincu");
+        for (size_t i = 0; i < arenas.params_memory.size(); i++) arenas.params_memory[i] = 1 + static_cast<float>(i % 64) / 64;
+        for (const char* family : {"qwen3_next", "traincu"})
+            for (const ExportedTensor& tensor : exported_tensors(arenas.config, arenas.table, family)) {
+                const ParamRow& row = arenas.table.rows[static_cast<size_t>(tensor.row)];
+                const bool gain = tensor.name.find("norm") != std::string::npos, less = gain && family == std::string("qwen3_next");
+                std::vector<float> out;
+                export_values(tensor, row, arenas.params_memory.data() + row.offset,
+                              [&](const float* values, int64_t count) { out.insert(out.end(), values, values + count); });
+                CHECK_MESSAGE(out[0] == arenas.params_memory[static_cast<size_t>(row.offset + tensor.slice.ranges[0].begin *
+                                                                                                  (row.is_vector() ? 1 : row.cols))] -
+                                            (less ? 1 : 0),
+                              tensor.name);
+            }
+        const nlohmann::ordered_json config = huggingface_config(arenas.config, {});
+        CHECK(config["architectures"][0] == "Qwen3NextForCausalLM");
+        CHECK(config_from_huggingface(nlohmann::json::parse(config.dump()), "f") == arenas.config);
+        for (const char* field : {"num_experts", "partial_rotary_factor", "layer_types"}) {  // their defaults are other models
+            nlohmann::json without = nlohmann::json::parse(config.dump());
+            without.erase(field);
+            CHECK(error_of([&] { config_from_huggingface(without, "f"); }).code() == ExitCode::checkpoint);
         }
     }
 
@@ -208,19 +263,24 @@ TEST_SUITE("huggingface") {
             CHECK_MESSAGE(std::string(error.what()).find(field) != std::string::npos, error.what());
         };
         for (auto& [field, value] : sound.items()) {
-            const bool newer = field == "qkv_bias" || field == "rope_scaling";  // older checkpoints have none
+            const std::set<std::string> later = {"qkv_bias",  "rope_scaling", "attn_gate",    "attn_bias",
+                                                 "bias_rank", "window",       "attn_softcap", "attn_sinks"};
+            const bool newer = later.contains(field);  // older checkpoints have none
             if (!newer) refused(field.c_str(), nlohmann::ordered_json(nlohmann::ordered_json::value_t::discarded));
             refused(field.c_str(), {{"no", "value"}});
             refused(field.c_str(), nullptr);
             if (value.is_number_integer())
                 for (nlohmann::ordered_json bad :
                      std::vector<nlohmann::ordered_json>{0, -1, 1.5, "4", true, 1e300, uint64_t{1} << 63, int64_t{1} << 62})
-                    refused(field.c_str(), bad);
+                    if (bad != 0 || !newer) refused(field.c_str(), bad);
         }
+        refused("attn_gate", "sideways"), refused("attn_bias", "file"), refused("attn_softcap", -1);
         CHECK(error_of([&] { config_from_fields({{"n_layer", 1}}, "f"); }).code() == ExitCode::checkpoint);
         refused("rope_scaling", "llama3:1:2");
         nlohmann::ordered_json older = sound;
-        older.erase("qkv_bias"), older.erase("rope_scaling");
+        for (const char* field :
+             {"qkv_bias", "rope_scaling", "attn_gate", "attn_bias", "bias_rank", "window", "attn_softcap", "attn_sinks"})
+            older.erase(field);
         ModelConfig unscaled = small_model("llama");
         unscaled.rope_scaling = {};
         CHECK(config_from_fields(older, "f") == unscaled);

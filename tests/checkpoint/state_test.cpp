@@ -37,6 +37,26 @@ TEST_SUITE("checkpoint") {
         }
     }
 
+    TEST_CASE("checkpoint: every kind of attention comes back bit for bit") {
+        std::vector<ModelConfig> models = {small_model("qwen3_next")};
+        for (GateKind gate : {GateKind::none, GateKind::headwise, GateKind::elementwise})
+            for (BiasKind bias : {BiasKind::none, BiasKind::alibi, BiasKind::relative, BiasKind::factors, BiasKind::fixed})
+                models.push_back(model_with_attention(gate, bias));
+        models.push_back(models[8]);
+        models.back().qkv_bias = true;  // of the gate too
+        for (const ModelConfig& config : models) {
+            TempDir dir;
+            RealIo io;
+            Arenas saved(config), restored(config);
+            save(io, dir.path, 7, saved.fill(5));
+            const auto found = newest_checkpoint(dir.path, ignore);
+            REQUIRE(found);
+            CHECK(config_of_checkpoint(*found) == config);
+            restore(*found, restored);
+            CHECK(restored.same_bits(saved));
+        }
+    }
+
     TEST_CASE("checkpoint: the manifest tells where every byte is") {
         TempDir dir;
         RealIo io;
@@ -110,6 +130,12 @@ TEST_SUITE("checkpoint") {
         refused("tie_embeddings", [](ModelConfig& c) { c.tie_embeddings = true; });
         refused("rope_theta", [](ModelConfig& c) { c.rope_theta = 10001; });
         refused("norm_eps", [](ModelConfig& c) { c.norm_eps = 1e-6; });
+        refused("attn_gate", [](ModelConfig& c) { c.attn_gate = GateKind::headwise; });
+        refused("attn_bias", [](ModelConfig& c) { c.attn_bias = BiasKind::alibi; });
+        refused("bias_rank", [](ModelConfig& c) { c.attn_bias = BiasKind::factors, c.bias_rank = 2; });
+        refused("window", [](ModelConfig& c) { c.window = 3; });
+        refused("attn_softcap", [](ModelConfig& c) { c.attn_softcap = 30; });
+        refused("attn_sinks", [](ModelConfig& c) { c.attn_sinks = true; });
     }
 
     TEST_CASE("checkpoint: a file cut short or grown, anywhere, is refused and the older checkpoint is used") {

@@ -79,6 +79,40 @@ TEST_SUITE("options") {
         CHECK(back.qkv_bias);
     }
 
+    TEST_CASE("options: attention's come back through a ModelConfig, and what makes none is refused") {
+        for (const char* bias : {"none", "alibi", "relative", "factors:7", "fixed:32"}) {
+            Options o = parse({"--vocab-size", "9", "--attn-bias", bias, "--attn-gate", "headwise", "--window", "9", "--attn-softcap", "30",
+                               "--attn-sinks"}),
+                    back;
+            set_model_options(back, model_config(o));
+            CHECK(back.attn_bias == bias);
+            CHECK(back.attn_gate == "headwise");
+            CHECK(back.window == 9);
+            CHECK(back.attn_softcap == 30);
+            CHECK(back.attn_sinks);
+        }
+        for (const char* bias :
+             {"", "factor", "factors", "factors:", "factors:0", "factors:-1", "factors:2x", "alibi:1", "file:", "fixed:99999"})
+            CHECK(has(refusal({"--vocab-size", "9", "--attn-bias", bias}), "--attn-bias"));
+        CHECK(has(refusal({"--vocab-size", "9", "--attn-bias", "factors:33"}), "above the head size 32"));
+        CHECK(has(refusal({"--vocab-size", "9", "--window", "-1"}), "--window"));
+        CHECK(has(refusal({"--vocab-size", "9", "--attn-gate", "both"}), "--attn-gate"));
+        CHECK(has(refusal({"--vocab-size", "9", "--attn-softcap", "nan"}), "--attn-softcap"));
+        CHECK(has(refusal({"--vocab-size", "9", "--position", "none", "--attn-bias", "factors:2", "--max-seq-len", "99"}), "99 rows"));
+        CHECK(refusal({"--vocab-size", "9", "--position", "none", "--attn-bias", "alibi", "--max-seq-len", "99"}) == "");
+    }
+
+    TEST_CASE("options: a model's attention is not to be contradicted") {
+        ModelConfig model;
+        model.attn_gate = GateKind::headwise;
+        check_attention_options(parse({}), model, "m");
+        check_attention_options(parse({"--attn-gate", "headwise"}), model, "m");
+        CHECK_THROWS_WITH_AS(check_attention_options(parse({"--attn-gate", "elementwise"}), model, "m"),
+                             "--attn-gate elementwise contradicts the model m, where it is headwise", Error);
+        CHECK_THROWS_AS(check_attention_options(parse({"--window", "5"}), model, "m"), Error);
+        CHECK_THROWS_AS(check_attention_options(parse({"--attn-bias", "file:x"}), model, "m"), Error);
+    }
+
     TEST_CASE("options: JSON and back is the identity, for every preset") {
         for (const std::string& name : preset_names()) {
             CAPTURE(name);
@@ -119,9 +153,10 @@ TEST_SUITE("options") {
         CHECK(has(refusal({"--norm", "rmsnorm", "--bias", "1", "--vocab-size", "9"}), "RMSNorm"));
         CHECK(has(refusal({"--qkv-bias", "--vocab-size", "9"}), "--qkv-bias"));
         CHECK(has(refusal({"--rope-scaling", "llama3:32:1:4:8192", "--vocab-size", "9"}), "--position rope"));
-        for (const char* scaling : {"", "yarn", "llama3", "llama3:", "llama3:8:1:4", "llama3:8:1:4:8192:1", "llama3:8:1:4:x", "llama3:8;1;4;9",
-                                    "llama3:0.5:1:4:8192", "llama3:nan:1:4:8192", "llama3:inf:1:4:8192", "llama3:8:4:4:8192", "llama3:8:0:4:8192",
-                                    "llama3:8:1:4:0", "llama3:8:1:4:1e300", "llama3:8:1:4:nan", "llama3:8:1:4:8192 "}) {
+        for (const char* scaling :
+             {"", "yarn", "llama3", "llama3:", "llama3:8:1:4", "llama3:8:1:4:8192:1", "llama3:8:1:4:x", "llama3:8;1;4;9",
+              "llama3:0.5:1:4:8192", "llama3:nan:1:4:8192", "llama3:inf:1:4:8192", "llama3:8:4:4:8192", "llama3:8:0:4:8192",
+              "llama3:8:1:4:0", "llama3:8:1:4:1e300", "llama3:8:1:4:nan", "llama3:8:1:4:8192 "}) {
             CAPTURE(scaling);
             CHECK(has(refusal({"--position", "rope", "--vocab-size", "9", "--rope-scaling", scaling}), "--rope-scaling"));
         }
@@ -154,28 +189,28 @@ TEST_SUITE("options") {
     }
 
     TEST_CASE("presets: llm.c's published recipes") {
-    Options a = parse({"--preset", "gpt2-124m-llmc"}), b = parse({"--preset", "gpt2-350m-llmc"});
-    CHECK(a.max_steps == 19560);
-    CHECK(a.lr == 6e-4);
-    CHECK(b.max_steps == 60000);
-    CHECK(b.lr == 3e-4);
-    for (const Options& o : {a, b}) {
-        CHECK(o.seq_len == 1024);
-        CHECK(o.total_batch_tokens == 524288);
-        CHECK(o.warmup_steps == 700);
-        CHECK(o.lr_schedule == "cosine");
-        CHECK(o.min_lr_fraction == 0);
-        CHECK(o.weight_decay == 0.1);
-        CHECK(o.beta1 == 0.9);
-        CHECK(o.beta2 == 0.95);
-        CHECK(o.grad_clip == 1.0);
-        CHECK(o.val_every == 250);
-        CHECK(o.val_tokens == 10 * (int64_t{1} << 20));
-        CHECK(o.shuffle);
+        Options a = parse({"--preset", "gpt2-124m-llmc"}), b = parse({"--preset", "gpt2-350m-llmc"});
+        CHECK(a.max_steps == 19560);
+        CHECK(a.lr == 6e-4);
+        CHECK(b.max_steps == 60000);
+        CHECK(b.lr == 3e-4);
+        for (const Options& o : {a, b}) {
+            CHECK(o.seq_len == 1024);
+            CHECK(o.total_batch_tokens == 524288);
+            CHECK(o.warmup_steps == 700);
+            CHECK(o.lr_schedule == "cosine");
+            CHECK(o.min_lr_fraction == 0);
+            CHECK(o.weight_decay == 0.1);
+            CHECK(o.beta1 == 0.9);
+            CHECK(o.beta2 == 0.95);
+            CHECK(o.grad_clip == 1.0);
+            CHECK(o.val_every == 250);
+            CHECK(o.val_tokens == 10 * (int64_t{1} << 20));
+            CHECK(o.shuffle);
+        }
     }
-}
 
-TEST_CASE("presets: published parameter counts") {
+    TEST_CASE("presets: published parameter counts") {
         auto count = [](const char* name) {
             return make_param_table(model_config(parse({"--preset", name, "--seq-len", "1024"}))).count();
         };

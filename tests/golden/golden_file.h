@@ -40,7 +40,7 @@ struct Part {
 inline std::vector<Part> golden_names(const ParamRow& row, const ModelConfig& c) {
     const bool gpt2 = c.norm == NormKind::layernorm && c.mlp == MlpKind::gelu;
     const std::string suffix = row.is_bias ? ".bias" : ".weight", layer = std::to_string(row.layer);
-    const int64_t n = row.is_vector() ? row.cols : row.used_rows;
+    const int64_t n = row.is_vector() ? row.used_cols : row.used_rows;
     if (gpt2) {
         auto block = [&](const char* name, bool matrix) {
             return std::vector<Part>{{"transformer.h." + layer + "." + name + suffix, 0, n, matrix && !row.is_bias}};

@@ -163,11 +163,11 @@ TEST_SUITE("golden") {
         };
         ModelConfig gpt2 = gpt2_like(), llama = llama_like(), llama3 = llama3_like(), qwen2 = qwen2_like(), qwen3 = qwen3_like();
         llama3.tie_embeddings = true, qwen3.tie_embeddings = false;
-        const std::vector<Case> cases = {{"gpt2", gpt2, StoredType::F32},
-                                         {"llama", llama, StoredType::F32},
-                                         {"llama3", llama3, StoredType::BF16},
-                                         {"qwen2", qwen2, StoredType::F32},
-                                         {"qwen3", qwen3, StoredType::F16}};
+        ModelConfig qwen3_next = qwen3;
+        qwen3_next.attn_gate = GateKind::elementwise;
+        const std::vector<Case> cases = {{"gpt2", gpt2, StoredType::F32},      {"llama", llama, StoredType::F32},
+                                         {"llama3", llama3, StoredType::BF16}, {"qwen2", qwen2, StoredType::F32},
+                                         {"qwen3", qwen3, StoredType::F16},    {"qwen3_next", qwen3_next, StoredType::F32}};
         const auto tokenizer = open_tokenizer("bytes");
         TempDir temporary;
         const char* kept = std::getenv("EXPORT_TO");

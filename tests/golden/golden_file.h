@@ -23,6 +23,14 @@ inline ModelConfig config_from(const nlohmann::json& j) {
         const nlohmann::json& s = j["rope_scaling"];
         c.rope_scaling = {s["factor"], s["low_freq_factor"], s["high_freq_factor"], s["original_max_position"]};
     }
+    const std::string gate = j.value("attn_gate", "none"), bias = j.value("attn_bias", "none");
+    c.attn_gate = gate == "headwise" ? GateKind::headwise : gate == "elementwise" ? GateKind::elementwise : GateKind::none;
+    c.attn_bias = bias == "alibi"      ? BiasKind::alibi
+                  : bias == "relative" ? BiasKind::relative
+                  : bias == "factors"  ? BiasKind::factors
+                                       : BiasKind::none;
+    c.bias_rank = j.value("bias_rank", 0), c.window = j.value("window", 0), c.attn_softcap = j.value("attn_softcap", 0.0);
+    c.attn_sinks = j.value("attn_sinks", false);
     c.norm = j["norm"] == "rmsnorm" ? NormKind::rmsnorm : NormKind::layernorm;
     c.position = j["position"] == "rope" ? PositionKind::rope : j["position"] == "none" ? PositionKind::none : PositionKind::learned;
     c.mlp = j["mlp"] == "swiglu" ? MlpKind::swiglu : MlpKind::gelu;
@@ -35,6 +43,7 @@ struct Part {
     std::string name;
     int64_t row_begin, rows;
     bool transposed;
+    int64_t file_begin = 0, file_rows = 0;  // where the part begins in a tensor of so many rows; 0: the part is the tensor
 };
 
 inline std::vector<Part> golden_names(const ParamRow& row, const ModelConfig& c) {
@@ -77,9 +86,26 @@ inline std::vector<Part> golden_names(const ParamRow& row, const ModelConfig& c)
             return {block("input_layernorm", 0, n)};
         case ParamKind::norm2:
             return {block("post_attention_layernorm", 0, n)};
-        case ParamKind::qkv:
-            return {block("self_attn.q_proj", 0, c.q_width()), block("self_attn.k_proj", c.q_width(), c.kv_width()),
-                    block("self_attn.v_proj", c.q_width() + c.kv_width(), c.kv_width())};
+        case ParamKind::qkv: {
+            const int64_t HS = c.head_size, gate = c.attn_gate == GateKind::headwise ? 1 : HS, all = c.n_head * (HS + gate);
+            std::vector<Part> parts = {block("self_attn.k_proj", c.q_width(), c.kv_width()),
+                                       block("self_attn.v_proj", c.q_width() + c.kv_width(), c.kv_width())};
+            if (c.attn_gate == GateKind::none) parts.push_back(block("self_attn.q_proj", 0, c.q_width()));
+            for (int64_t h = 0; c.attn_gate != GateKind::none && h < c.n_head; h++) {
+                const std::string name = prefix + "self_attn.q_proj" + suffix;
+                parts.push_back({name, h * HS, HS, false, h * (HS + gate), all});
+                parts.push_back({name, c.q_width() + 2 * c.kv_width() + h * gate, gate, false, h * (HS + gate) + HS, all});
+            }
+            return parts;
+        }
+        case ParamKind::sinks:
+            return {block("self_attn.sinks", 0, n)};
+        case ParamKind::relative_bias:
+            return {block("self_attn.relative_bias", 0, n)};
+        case ParamKind::q_factors:
+            return {block("self_attn.q_factors", 0, n)};
+        case ParamKind::k_factors:
+            return {block("self_attn.k_factors", 0, n)};
         case ParamKind::q_norm:
             return {block("self_attn.q_norm", 0, n)};
         case ParamKind::k_norm:
@@ -103,10 +129,10 @@ inline void visit(const Golden& golden, const char* prefix, const ParamRow& row,
     for (const Part& part : golden_names(row, c)) {
         std::vector<float> values = golden.get<float>(prefix + part.name);
         const int64_t cols = row.is_vector() ? 1 : row.cols;
-        REQUIRE(static_cast<int64_t>(values.size()) == part.rows * cols);
+        REQUIRE(static_cast<int64_t>(values.size()) == (part.file_rows ? part.file_rows : part.rows) * cols);
         for (int64_t r = 0; r < part.rows; r++)
             for (int64_t k = 0; k < cols; k++) {
-                int64_t from = part.transposed ? k * part.rows + r : r * cols + k;
+                int64_t from = part.transposed ? k * part.rows + r : (part.file_begin + r) * cols + k;
                 body(values[static_cast<size_t>(from)], row.offset + (part.row_begin + r) * cols + k);
             }
     }

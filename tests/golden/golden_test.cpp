@@ -46,7 +46,7 @@ Settings settings_of(const Golden& golden) {
 }  // namespace
 
 TEST_SUITE("golden") {
-    TEST_CASE("golden: the files are there") { CHECK(golden_files().size() == 12); }
+    TEST_CASE("golden: the files are there") { CHECK(golden_files().size() == 18); }
 
     TEST_CASE("golden: losses and every gradient, in f64 and f32") {
         for (const std::string& path : golden_files()) {

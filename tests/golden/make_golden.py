@@ -51,6 +51,17 @@ CASES = {
     "qwen2": (shape(QWEN2, 24, 4, 2, 6, 44, tie_embeddings=False), WINDOWS, 1),
     "qwen3": (shape(QWEN3, 24, 4, 2, 10, 44, tie_embeddings=False), WINDOWS, 2),
     "qwen3_documents": (shape(QWEN3, 28, 6, 2, 8, 46), dict(documents=[[21], [1], [3], [26]], padding=6, ends=False), 1),
+    # Attention's variants.
+    "gate_elementwise": (shape(QWEN3, 24, 4, 2, 10, 44, tie_embeddings=False, attn_gate="elementwise"), WINDOWS, 1),
+    "gate_headwise_documents": (shape(QWEN2, 24, 3, 1, 8, 44, attn_gate="headwise", attn_sinks=True),
+                                dict(documents=[[17], [1], [14, 9]], padding=0, ends=True), 1),
+    "alibi": (shape(LLAMA, 24, 6, 2, 6, 44, position="none", attn_bias="alibi"), WINDOWS, 1),
+    "alibi_documents": (shape(LLAMA, 24, 4, 4, 6, 44, position="none", attn_bias="alibi", window=7, attn_softcap=3.0),
+                        dict(documents=[[21], [1], [8, 11]], padding=5, ends=False), 1),
+    "relative_documents": (shape(LLAMA, 24, 4, 2, 6, 44, position="none", attn_bias="relative", max_seq_len=90),
+                           dict(documents=[[75], [1], [8, 11]], padding=0, ends=True), 1),
+    "factors_documents": (shape(LLAMA, 24, 4, 2, 6, 44, attn_bias="factors", bias_rank=3),
+                          dict(documents=[[21], [1], [8, 11]], padding=0, ends=True), 3),
     "nobias_layernorm_none": (shape(GPT2, 24, 4, 2, 6, 80, bias=False, position="none"), WINDOWS, 1),
 }
 
@@ -102,12 +113,20 @@ def make_weights(c, rng):
             h = f"model.layers.{layer}."
             norm(h + "input_layernorm", C, False)
             qkv_bias = c.get("qkv_bias", False)
-            linear(h + "self_attn.q_proj", C, q_width, 0.2, bias=qkv_bias)
+            gates = {"headwise": c["n_head"], "elementwise": q_width}.get(c.get("attn_gate"), 0)  # beside each head's query rows
+            linear(h + "self_attn.q_proj", C, q_width + gates, 0.2, bias=qkv_bias)
             linear(h + "self_attn.k_proj", C, kv_width, 0.2, bias=qkv_bias)
             linear(h + "self_attn.v_proj", C, kv_width, bias=qkv_bias)
             if c["qk_norm"]:
                 norm(h + "self_attn.q_norm", c["head_size"], False)
                 norm(h + "self_attn.k_norm", c["head_size"], False)
+            if c.get("attn_sinks"):
+                weights[h + "self_attn.sinks.weight"] = rng.normal(0, 1, c["n_head"]).astype(np.float32)
+            if c.get("attn_bias") == "relative":
+                matrix(h + "self_attn.relative_bias", c["n_head"], 144, 0.5)
+            if c.get("attn_bias") == "factors":
+                matrix(h + "self_attn.q_factors", c["max_seq_len"], c["n_head"] * c["bias_rank"], 0.5)
+                matrix(h + "self_attn.k_factors", c["max_seq_len"], c["n_kv_head"] * c["bias_rank"], 0.7)
             linear(h + "self_attn.o_proj", q_width, C)
             norm(h + "post_attention_layernorm", C, False)
             linear(h + "mlp.gate_proj", C, F, 0.2)
@@ -186,6 +205,34 @@ def visible_keys(batch):  # (T,T): the last q_len of a segment's keys are the qu
     return mask
 
 
+def alibi_slopes(heads):
+    power = 2 ** int(math.log2(heads))
+    own = [2.0 ** (-8 * (h + 1) / power) for h in range(power)]
+    return own if power == heads else own + [2.0 ** (-8 * (h + 1) / (2 * power)) for h in range(0, 2 * (heads - power), 2)]
+
+
+def bucket(distance):  # every distance below 64 its own, then eight to an octave
+    if distance < 64:
+        return distance
+    octave = int(math.log2(distance))
+    return 64 + (octave - 6) * 8 + (distance >> (octave - 3)) % 8
+
+
+def score_bias(c, weights, h, head, positions):
+    """(T,T) what is added to a head's scores, for queries and keys at these positions; nothing of it matters where the key is not seen."""
+    kind, at = c.get("attn_bias"), positions.long()
+    distance = (at[:, None] - at[None]).clamp(min=0)
+    if kind == "alibi":
+        return -alibi_slopes(c["n_head"])[head] * distance
+    if kind == "relative":
+        return weights[h + "self_attn.relative_bias.weight"][head][torch.tensor([[bucket(d) for d in row] for row in distance.tolist()])]
+    if kind == "factors":
+        R, group = c["bias_rank"], c["n_head"] // c["n_kv_head"]
+        q = weights[h + "self_attn.q_factors.weight"][at][:, head * R:(head + 1) * R]
+        return q @ weights[h + "self_attn.k_factors.weight"][at][:, head // group * R:(head // group + 1) * R].T
+    return 0.0
+
+
 def gelu(x):
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
@@ -198,6 +245,8 @@ def token_losses(c, weights, batch):
     T, NH, NKV, HS = len(tokens), c["n_head"], c["n_kv_head"], c["head_size"]
     gpt2 = uses_gpt2_names(c)
     mask = visible_keys(batch)
+    if c.get("window"):
+        mask &= torch.arange(T)[:, None] - torch.arange(T)[None] < c["window"]  # a segment's keys lie in the order of its positions
 
     def linear(x, name):
         w = weights[name + ".weight"]
@@ -214,7 +263,8 @@ def token_losses(c, weights, batch):
             q, k, v = linear(x, h + "attn.c_attn").split([NH * HS, NKV * HS, NKV * HS], -1)
         else:
             q, k, v = (linear(x, h + f"self_attn.{part}_proj") for part in "qkv")
-        q, k, v = q.view(T, NH, HS), k.view(T, NKV, HS), v.view(T, NKV, HS)
+        q, gate = q.view(T, NH, -1).split([HS, q.shape[-1] // NH - HS], -1)  # the gate: of width HS, 1, or 0 where there is none
+        k, v = k.view(T, NKV, HS), v.view(T, NKV, HS)
         if c["qk_norm"]:
             q = rmsnorm(q, weights[h + "self_attn.q_norm.weight"], c["norm_eps"])
             k = rmsnorm(k, weights[h + "self_attn.k_norm.weight"], c["norm_eps"])
@@ -224,7 +274,13 @@ def token_losses(c, weights, batch):
         for head in range(NH):
             key_head = head // (NH // NKV)
             scores = q[:, head] @ k[:, key_head].T / math.sqrt(HS)  # (T,T)
-            heads.append(torch.softmax(scores.masked_fill(~mask, -math.inf), -1) @ v[:, key_head])
+            if cap := c.get("attn_softcap"):
+                scores = cap * torch.tanh(scores / cap)
+            scores = (scores + score_bias(c, weights, h, head, positions)).masked_fill(~mask, -math.inf)
+            if c.get("attn_sinks"):  # a key without a value
+                scores = torch.cat([scores, weights[h + "self_attn.sinks.weight"][head].expand(T, 1)], -1)
+            out = torch.softmax(scores, -1)[:, :T] @ v[:, key_head]
+            heads.append(out * torch.sigmoid(gate[:, head]) if gate.shape[-1] else out)
         return linear(torch.cat(heads, -1), h + ("attn.c_proj" if gpt2 else "self_attn.o_proj"))
 
     def mlp(x, h):
@@ -276,7 +332,8 @@ def train(c, weights, batch):
             m[name] = c["beta1"] * m[name] + (1 - c["beta1"]) * g
             v[name] = c["beta2"] * v[name] + (1 - c["beta2"]) * g**2
             update = (m[name] / (1 - c["beta1"]**step)) / (torch.sqrt(v[name] / (1 - c["beta2"]**step)) + c["adam_eps"])
-            decay = c["weight_decay"] if w.dim() == 2 else 0.0
+            decays = w.dim() == 2 and not name.endswith(("relative_bias.weight", "_factors.weight"))
+            decay = c["weight_decay"] if decays else 0.0
             weights[name] = w - c["lr"] * (update + decay * w)
         losses.append(loss)
         norms.append(norm)
@@ -289,6 +346,8 @@ def verify_transformers(c, weights, batch, losses, gradients):
     """Largest differences of a token's loss and (relative to its tensor) of a gradient; None where no such model exists."""
     from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
                               Qwen3ForCausalLM)
+    if c.get("attn_gate") or c.get("attn_bias"):
+        return None
     if uses_gpt2_names(c):
         if not c["bias"] or c["position"] == "none":
             return None

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "src/base/process.h"
 #include "src/command/evaluation.h"
@@ -97,6 +98,9 @@ Stream open_stream(const std::string& device, std::string& precision) {
         throw Error(ExitCode::usage, "--precision bf16 needs a GPU: on the CPU this program computes in fp32",
                     "leave it out, or --precision fp32");
     check_gemm_engine(use_gpu ? Device::cuda : Device::cpu);
+    if (!use_gpu && wanted_attention_kernel() == AttentionKernel::hopper)
+        throw Error(ExitCode::usage, "--attention-kernel hopper runs on H100 and H200 GPUs, and this run computes on the CPU",
+                    "leave it out, or --attention-kernel tiled");
     return use_gpu ? Stream(Device::cuda) : Stream();
 }
 

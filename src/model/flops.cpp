@@ -8,7 +8,8 @@ int64_t matmul_weights(const ModelConfig& c) {
 }
 
 double training_flops_per_token(const ModelConfig& c, int64_t seq_len) {
-    return 6.0 * static_cast<double>(matmul_weights(c)) + 6.0 * static_cast<double>(c.n_layer * c.q_width() * seq_len);
+    return 6.0 * static_cast<double>(matmul_weights(c)) +
+           6.0 * static_cast<double>(c.n_layer * c.n_head * (c.head_size + c.bias_rank) * seq_len);
 }
 
 }  // namespace traincu

@@ -130,6 +130,11 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
 
 void Transformer::bind(const Stream& stream) {
     const ModelConfig& c = options_.config;
+    if (stream.on_gpu() && c.head_size > 256)
+        throw Error(
+            ExitCode::usage,
+            format("the head size %lld is above 256, the largest that attention computes on a GPU", static_cast<long long>(c.head_size)),
+            "choose more heads or a smaller --head-size, or compute on the CPU: --device cpu");
     if (options_.unit_rows < 0) options_.unit_rows = default_unit_rows(stream.device());
     for (auto [layer, field] : shared_) slot_.blocks[layer].*field = slot_.blocks[0].*field;
     uploads_.allocate(stream,

@@ -55,6 +55,7 @@ public:
         backward_input(attention_out());
         add(Kernel::clear, {T_ * 2 * c_.kv_width()}, CostGroup::attention, "dk and dv");
         add(Kernel::attention_backward, {T_, c_.n_head, c_.n_kv_head, c_.head_size, shape_.seq_len}, CostGroup::attention);
+        if (trains_factors()) add(Kernel::clear, {T_ * c_.n_kv_head * c_.bias_rank}, CostGroup::attention, "dk_factors");
         if (touches_qk(c_)) rope(Kernel::rope_backward);
         backward_input(qkv());
         norm(Kernel::norm_backward, true, "norm1");
@@ -63,6 +64,9 @@ public:
     void block_backward_weight() {
         for (const Layer& layer : {mlp_out(), fc(), attention_out(), qkv()})
             add(Kernel::matmul_backward_weight, {T_, layer.in, layer.out, layer.bias}, CostGroup::products, layer.name);
+        if (trains_factors())
+            for (int64_t heads : {c_.n_head, c_.n_kv_head})
+                add(Kernel::embedding_backward, {T_, heads * c_.bias_rank, c_.max_seq_len, 0}, CostGroup::attention, "factors");
     }
 
     // The loss and all that needs the logits, a chunk of rows at a time.
@@ -131,6 +135,7 @@ private:
     Layer fc() const { return {"fc", c_.d_model, c_.fc_width(), c_.bias}; }
     Layer mlp_out() const { return {"mlp out", c_.d_ff, c_.d_model, c_.bias}; }
     bool swiglu() const { return c_.mlp == MlpKind::swiglu; }
+    bool trains_factors() const { return c_.attn_bias == BiasKind::factors; }
     bool has_positions() const { return c_.position == PositionKind::learned; }
 
     const StepShape& shape_;

@@ -52,7 +52,7 @@ CASES = {
     "qwen3": (shape(QWEN3, 24, 4, 2, 10, 44, tie_embeddings=False), WINDOWS, 2),
     "qwen3_documents": (shape(QWEN3, 28, 6, 2, 8, 46), dict(documents=[[21], [1], [3], [26]], padding=6, ends=False), 1),
     # Attention's variants.
-    "gate_elementwise": (shape(QWEN3, 24, 4, 2, 10, 44, tie_embeddings=False, attn_gate="elementwise"), WINDOWS, 1),
+    "gate_elementwise": (shape(QWEN3, 24, 4, 2, 10, 44, tie_embeddings=False, attn_gate="elementwise"), WINDOWS, 2),
     "gate_headwise_documents": (shape(QWEN2, 24, 3, 1, 8, 44, attn_gate="headwise", attn_sinks=True),
                                 dict(documents=[[17], [1], [14, 9]], padding=0, ends=True), 1),
     "alibi": (shape(LLAMA, 24, 6, 2, 6, 44, position="none", attn_bias="alibi"), WINDOWS, 1),

@@ -28,7 +28,9 @@ TEST_SUITE("plan") {
         untied_gpt2.tie_embeddings = false;
         ModelConfig large_vocabulary = gpt2_like();  // logits in chunks of 64 rows
         large_vocabulary.vocab_size = 262200, large_vocabulary.d_model = 12, large_vocabulary.n_layer = 1;
-        for (const ModelConfig& config : {gpt2_like(), untied_gpt2, llama_like(), qwen3_like(), large_vocabulary})
+        ModelConfig headwise = llama_like(), elementwise = qwen3_like();  // the packed projection is wider
+        headwise.attn_gate = GateKind::headwise, elementwise.attn_gate = GateKind::elementwise;
+        for (const ModelConfig& config : {gpt2_like(), untied_gpt2, llama_like(), qwen3_like(), large_vocabulary, headwise, elementwise})
             for (Recompute recompute : {Recompute::none, Recompute::mlp, Recompute::attention, Recompute::block}) {
                 if (config.vocab_size > 1000 && recompute != Recompute::none) continue;
                 constexpr int64_t T = 21, rows = 7, rows_together = 4;  // the second micro-batch has three rows

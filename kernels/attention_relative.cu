@@ -16,7 +16,7 @@ namespace traincu::gpu {
 constexpr int attention_diagonals = attention_warps + attention_tile - 1;
 
 template <class T>
-__global__ void __launch_bounds__(attention_threads)
+__global__ void __launch_bounds__(attention_threads, 1)
     attention_relative_kernel(float* partials, AttentionSaved<T> saved, AttentionScores<T> scores, AttentionSegments segments,
                               AttentionSizes sizes) {
     constexpr int buckets = static_cast<int>(relative_buckets);

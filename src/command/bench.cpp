@@ -163,6 +163,7 @@ Json rows_json(const std::string& title, const std::vector<Row>& rows, const Mac
 }  // namespace
 
 int bench_command(int argc, char** argv) {
+    if (argc > 0 && std::string(argv[0]) == "attention") return bench_attention_command(argc - 1, argv + 1);
     CLI::App app(
         "Times every kernel at the shapes of a model's training step, beside the limits of this machine, measured in the same run.\n"
         "On a CPU: the multiply-add peak (a loop on registers) and the memory's bandwidth (a triad over arrays of 64 MiB). On a GPU: the\n"
@@ -171,7 +172,8 @@ int bench_command(int argc, char** argv) {
         "Examples:  ./train bench                                           the shapes of demo and gpt2-124m, in under a minute\n"
         "           ./train bench --preset qwen3-0.6b --only attention\n"
         "           ./train bench --only matmul --shape 4096,768,3072       rows, inputs, outputs of a linear layer\n"
-        "           ./train bench --device cuda --save this-card.json       for ./train plan --rates on a machine without it",
+        "           ./train bench --device cuda --save this-card.json       for ./train plan --rates on a machine without it\n"
+        "./train bench attention: biases and gates of attention beside attention with none, see ./train bench attention --help",
         "./train bench");
     std::string presets = "demo,gpt2-124m", only, shape, save_file, json_file;
     int64_t batch_size = 0, seq_len = 0;

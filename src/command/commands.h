@@ -15,6 +15,7 @@ int export_command(int argc, char** argv);            // a model for transformer
 int inspect_command(int argc, char** argv);           // what is in a shard, a safetensors file, a checkpoint
 int plan_command(int argc, char** argv);              // memory and speed of a run before it starts
 int bench_command(int argc, char** argv);             // every kernel beside its roofline
+int bench_attention_command(int argc, char** argv);   // bench attention: biases and gates, time and memory
 int report_command(int argc, char** argv);            // curves of runs as an HTML page, beside a reference
 
 // All of them by name; what ./train alone prints.

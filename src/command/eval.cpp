@@ -53,6 +53,7 @@ struct DataSet {
     std::unique_ptr<Loader> loader;
     std::unique_ptr<Tokenizer> tokenizer;
     Evaluation result = {};
+    std::vector<LayerAttention> attention = {};  // --attention-stats
 };
 struct ChoiceSet {
     Named id;
@@ -77,6 +78,17 @@ void print_table(const std::vector<DataSet>& sets) {
     }
 }
 
+void print_attention(const DataSet& set) {
+    std::printf("attention of %s, queries with at least %lld keys before\n", set.id.name.c_str(),
+                static_cast<long long>(LayerAttention::fewest_before));
+    std::printf("%6s %12s %12s %10s %12s %12s\n", "layer", "first token", "if uniform", "entropy", "of log n", "largest |x|");
+    for (size_t i = 0; i < set.attention.size(); i++) {
+        const LayerAttention& a = set.attention[i];
+        std::printf("%6zu %12.5f %12.5f %10.4f %12.4f %12.4g\n", i, a.mean(a.first), a.mean(a.uniform), a.mean(a.entropy),
+                    a.mean(a.relative_entropy), a.largest);
+    }
+}
+
 void print_choices(const std::vector<ChoiceSet>& sets) {
     std::printf("%-24s %15s %18s %18s\n", "multiple choice", "examples", "acc", "acc_norm");
     for (const ChoiceSet& set : sets) {
@@ -93,6 +105,12 @@ Json as_json(const std::string& model, const std::vector<DataSet>& data, const s
         const Evaluation& r = set.result;
         Json row = {{"name", set.id.name}, {"tokens", r.tokens}, {"loss", r.loss()}, {"perplexity", std::exp(r.loss())}};
         if (r.bytes > 0) row["bits_per_byte"] = r.bits_per_byte();
+        for (const LayerAttention& a : set.attention)
+            row["attention"].push_back({{"first_token", a.mean(a.first)},
+                                        {"uniform", a.mean(a.uniform)},
+                                        {"entropy", a.mean(a.entropy)},
+                                        {"relative_entropy", a.mean(a.relative_entropy)},
+                                        {"largest", a.largest}});
         json["data"].push_back(row);
     }
     for (const ChoiceSet& set : choices) {
@@ -121,6 +139,7 @@ int eval_command(int argc, char** argv) {
     int64_t seq_len = 0, batch_size = 8, max_tokens = 0, max_examples = 0;
     std::string device = "auto", precision = "auto";
     int threads = 0;
+    bool attention_stats = false;
     app.add_option("--model,-e", model, "a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin")->required();
     app.add_option("--data,-j", data_arguments, "token shards: files, globs in quotes, or a folder; NAME=... and again for more sets")
         ->allow_extra_args(false);
@@ -137,6 +156,8 @@ int eval_command(int argc, char** argv) {
         ->check(CLI::NonNegativeNumber);
     app.add_option("--packing", packing, "stream or documents, as in training [stream]")->check(CLI::IsMember({"stream", "documents"}));
     app.add_option("--json", json_file, "write the results to this file as JSON; - = to the terminal, instead of the table");
+    app.add_flag("--attention-stats", attention_stats,
+                 "of each layer: the share of attention on the first token, its entropy, the largest value of the residual stream");
     add_device_options(app, device, precision);
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     if (!parse_command_line(app, argc, argv)) return 0;
@@ -147,6 +168,8 @@ int eval_command(int argc, char** argv) {
     for (const std::string& text : choice_arguments) choice_sets.push_back(parse_named(text));
     if (data_sets.empty() && choice_sets.empty())
         throw Error(ExitCode::usage, "./train eval: nothing to evaluate on", "give --data SHARDS, --hellaswag FILE or --choices NAME=FILE");
+    if (attention_stats && data_sets.empty())
+        throw Error(ExitCode::usage, "./train eval: --attention-stats needs tokens to look at", "give --data SHARDS");
     refuse_same_names(data_sets, "--data");
     refuse_same_names(choice_sets, "--choices");
 
@@ -179,7 +202,12 @@ int eval_command(int argc, char** argv) {
     weights.allocate(stream);
     pass.allocate(stream);
     load_weights(found, weights, stream);
-    for (DataSet& set : data) set.result = Evaluator(pass, *set.loader, batch_size, seq_len, max_tokens, set.tokenizer.get()).run(stream);
+    for (DataSet& set : data) {
+        AttentionStats stats(config);
+        Evaluator evaluator(pass, *set.loader, batch_size, seq_len, max_tokens, set.tokenizer.get());
+        set.result = evaluator.run(stream, attention_stats ? &stats : nullptr);
+        if (attention_stats) set.attention = stats.layers();
+    }
     for (size_t i = 0; i < choices.size(); i++) {
         ProgressLine line(choices[i].id.name);
         choices[i].score = scorers[i].run(stream, [&](double share) { line(share); });
@@ -194,6 +222,8 @@ int eval_command(int argc, char** argv) {
     else if (!data.empty())
         print_table(data);
     if (!choices.empty()) print_choices(choices);
+    for (const DataSet& set : data)
+        if (!set.attention.empty()) print_attention(set);
     return 0;
 }
 

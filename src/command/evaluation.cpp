@@ -61,13 +61,16 @@ void keep_rows(MicroBatch& batch, int64_t rows, int64_t seq_len) {
 ForwardPass::ForwardPass(WeightStore& weights, int64_t max_tokens)
     : weights_(weights), instance_(evaluation_options(weights.config, weights.dtype, max_tokens), weights.door, "validation") {}
 
-double ForwardPass::loss_sum(const MicroBatch& batch, Stream& stream) {
+double ForwardPass::loss_sum(const MicroBatch& batch, Stream& stream, AttentionStats* stats) {
     StepBatch step;
     step.micro_batches.push_back(batch);
     step.tokens = batch.T();
     step.loss_tokens = std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t target) { return target >= 0; });
     Executor executor(instance_.model, weights_.door);
-    executor.run(evaluation_schedule(instance_.model.n_parts()), step, stream);
+    const int n_layer = instance_.model.n_parts() - 2;
+    executor.run(evaluation_schedule(instance_.model.n_parts()), step, stream, {}, [&](int part) {
+        if (stats && part >= 1 && part <= n_layer) stats->add(instance_.model, part - 1, stream);
+    });
     return executor.mean_loss(step, stream) * static_cast<double>(step.loss_tokens);
 }
 
@@ -87,14 +90,14 @@ Evaluator::Evaluator(ForwardPass& pass, Loader& data, int64_t batch_rows, int64_
         bytes_of_token_.push_back(static_cast<int32_t>(tokenizer->decode(std::span(&id, 1)).size()));
 }
 
-Evaluation Evaluator::run(Stream& stream) {
+Evaluation Evaluator::run(Stream& stream, AttentionStats* stats) {
     Evaluation result;
     data_.seek({});
     for (int64_t row = 0; row < rows_; row += batch_rows_) {
         StepBatch batch = data_.next();
         MicroBatch& micro = batch.micro_batches.at(0);
         keep_rows(micro, rows_ - row, seq_len_);
-        result.loss_sum += pass_.loss_sum(micro, stream);
+        result.loss_sum += pass_.loss_sum(micro, stream, stats);
         for (int32_t target : micro.targets) {
             if (target < 0) continue;
             result.tokens++;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "src/checkpoint/formats.h"
+#include "src/command/attention_stats.h"
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/model/instance.h"
@@ -39,8 +40,9 @@ public:
     int64_t max_tokens() const { return instance_.model.options().max_tokens; }
     void allocate(const Stream& stream) { instance_.allocate(stream); }
 
-    double loss_sum(const MicroBatch& batch, Stream& stream);  // nats, over the tokens that have a target
-    std::vector<float> losses(Stream& stream) const;           // (T) of that batch's tokens; 0 without a target
+    // Nats, over the tokens that have a target. Where `stats` is given, each block's attention is added to it.
+    double loss_sum(const MicroBatch& batch, Stream& stream, AttentionStats* stats = nullptr);
+    std::vector<float> losses(Stream& stream) const;  // (T) of that batch's tokens; 0 without a target
 
 private:
     WeightStore& weights_;
@@ -53,7 +55,7 @@ public:
     // bytes are not counted. max_tokens = 0: the whole data set.
     Evaluator(ForwardPass& pass, Loader& data, int64_t batch_rows, int64_t seq_len, int64_t max_tokens, const Tokenizer* tokenizer);
 
-    Evaluation run(Stream& stream);  // always the same tokens: from the beginning of the data
+    Evaluation run(Stream& stream, AttentionStats* stats = nullptr);  // always the same tokens: from the beginning of the data
 
 private:
     ForwardPass& pass_;

@@ -129,6 +129,9 @@ public:
     void clear_cache() { slot_.cached = 0; }
     int64_t cached() const { return slot_.cached; }
 
+    // What the last part's forward left; without training the next block overwrites it.
+    const Slot& slot() const { return slot_; }
+
     const ModelOptions& options() const { return options_; }
     int n_parts() const { return static_cast<int>(options_.config.n_layer) + 2; }
 

@@ -8,8 +8,8 @@ double Executor::mean_loss(const StepBatch& batch, Stream& stream) const {
     return sum * loss_scale(batch);
 }
 
-void Executor::run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream,
-                   const std::function<void()>& optimizer) {
+void Executor::run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream, const std::function<void()>& optimizer,
+                   const std::function<void(int part)>& after_forward) {
     model_.clear_loss(stream);
     for (const Instruction& i : schedule) {
         const Range range(stream, [&] { return to_string(i); });
@@ -28,6 +28,7 @@ void Executor::run(const std::vector<Instruction>& schedule, const StepBatch& ba
                 break;
             case Op::forward:
                 model_.forward(i.part, loss_scale(batch), stream);
+                if (after_forward) after_forward(i.part);
                 break;
             case Op::recompute:
                 model_.recompute(i.part, stream);

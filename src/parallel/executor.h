@@ -14,9 +14,10 @@ public:
     Executor(Transformer& model, WeightDoor& door) : model_(model), door_(door) {}
 
     // Runs the instructions over the step's micro-batches (on a GPU: puts them in line). Gradients are those of the mean loss over the
-    // step's loss tokens, and are added to what the gradient arena holds. `optimizer` is called for the optimizer instruction. The sum of
-    // the losses is in the model's loss_sum().
-    void run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream, const std::function<void()>& optimizer = {});
+    // step's loss tokens, and are added to what the gradient arena holds. `optimizer` is called for the optimizer instruction,
+    // `after_forward` after each part's forward. The sum of the losses is in the model's loss_sum().
+    void run(const std::vector<Instruction>& schedule, const StepBatch& batch, Stream& stream, const std::function<void()>& optimizer = {},
+             const std::function<void(int part)>& after_forward = {});
 
     // Mean loss per loss token of the batch that was run last. The host waits for it.
     double mean_loss(const StepBatch& batch, Stream& stream) const;

@@ -12,7 +12,7 @@ usage: sh scripts/gpu_round.sh --prepare              here, with network: librar
 
   --out DIR          where gpu_round.json, gpu_round.log and rates.json go [$OUT, or runs/gpu_round]
   --budget SECONDS   for everything [540]; parts that come late are cut short or left out
-  --only A,B         these parts alone: start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels memcheck racecheck initcheck
+  --only A,B         these parts alone: start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels attention memcheck racecheck initcheck
   --revision TEXT    what is measured [what git says, or where there is no git, what --prepare wrote]
   --python PYTHON    an interpreter with PyTorch [python3]
   --llmc DIR         llm.c's sources, to train beside it
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $budget in *[!0-9]*|'') fail "--budget: '$budget' is not a number of seconds" ;; esac
-parts='start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels memcheck racecheck initcheck'
+parts='start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels attention memcheck racecheck initcheck'
 for name in $(echo "$only" | tr , ' '); do
     case " $parts " in *" $name "*) ;; *) fail "--only: there is no part '$name'" ;; esac
 done
@@ -86,6 +86,7 @@ if [ -n "${TRAINCU_ROUND_REHEARSE:-}" ]; then
     gpt2='--preset tiny --batch-size 4 --seq-len 64 --max-steps 20' gpt2_torch='--shape tiny-gpt2 --batch-size 4 --seq-len 64 --steps 20 --precision fp32 --no-compile --sdpa default,math'
     qwen3='--preset qwen3-0.6b --n-layer 2 --n-head 4 --n-kv-head 2 --head-size 16 --d-model 32 --d-ff 96 --batch-size 4 --seq-len 64 --max-steps 20'
     qwen3_torch='--shape tiny-qwen3 --batch-size 4 --seq-len 64 --steps 20 --precision fp32 --no-compile --sdpa default,math'
+    attention='--n 64 --threads 1 --seconds 0.01' attention_torch='--device cpu --seconds 0.01 --kinds default,math'
     bench='--preset tiny' llmc_options='-b 4 -t 64 -d 256 -x 20 -e d2' vocab='--vocab-size 257'
 else
     runner=$bin/run_gpu train=$bin/train device='--device cuda' sanitizer=compute-sanitizer
@@ -97,6 +98,7 @@ else
     # --max-minutes: a slow run too shall have a figure, and time for its last checkpoint
     gpt2="--preset gpt2-124m --batch-size $gpt2_batch --seq-len 1024 --max-steps 60 --max-minutes 0.6" gpt2_torch="--shape gpt2-124m --batch-size $gpt2_batch --seq-len 1024 --steps 60 --sdpa default,cudnn,flash"
     qwen3="--preset qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --max-steps 40 --max-minutes 0.7" qwen3_torch="--shape qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --steps 40 --sdpa default,cudnn"
+    attention='--device cuda --seconds 0.1' attention_torch='--seconds 0.1'
     bench='--device cuda --preset gpt2-124m,qwen3-0.6b' llmc_options="-b $gpt2_batch -t 1024 -d $((gpt2_batch * 1024)) -x 60 -e d12" vocab=''
 fi
 # The carried executables look for libraries where they were linked; here these lie in .deps.
@@ -237,6 +239,25 @@ part_kernels() {
     json "\"bench\":$(tr -d '\n' < "$work/kernels.json")"
     detail "$(grep -c '"kernel"' "$work/kernels.json") kernels timed; for ./train plan: rates.json"
 }
+# Attention alone, beside PyTorch's where there is one. Without a bias: every kernel that may be chosen takes that.
+part_attention() {
+    all='' compared=0 failed=''
+    for case in heads64 heads128; do
+        # shellcheck disable=SC2086
+        "$train" bench attention --case $case $attention --json "$work/attention.json"
+        theirs=null
+        if "$python" -c 'import torch' 2> /dev/null; then
+            # shellcheck disable=SC2086
+            if "$python" tests/bench/pytorch_attention.py --ours "$work/attention.json" $attention_torch > "$work/attention_torch.json"; then
+                theirs=$(tail -n 1 "$work/attention_torch.json") compared=$((compared + 1))
+            else failed=$case; fi
+        fi
+        all="$all${all:+,}\"$case\":{\"ours\":$(tr -d '\n' < "$work/attention.json"),\"pytorch\":$theirs}"
+    done
+    json "\"attention\":{$all}"
+    [ -z "$failed" ] || { detail "PyTorch's attention failed, ours is timed"; return 1; }
+    if [ $compared = 0 ]; then detail "timed; $python has no PyTorch to compare with"; else detail "timed beside PyTorch"; fi
+}
 sanitize() {  # sanitize TOOL
     [ -x "$sanitizer" ] || command -v "$sanitizer" > /dev/null || leave_out "$sanitizer is not installed"
     # shellcheck disable=SC2086
@@ -307,6 +328,7 @@ try gpt2_torch 150
 try qwen3 75
 try qwen3_torch 150
 try kernels 90
+try attention 60
 try memcheck 60
 try gpt2_llmc 90
 try racecheck 45

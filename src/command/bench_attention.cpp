@@ -70,6 +70,8 @@ const std::vector<Case>& cases() {
          {1024, 4096, 16384},
          {0},
          {Variant::none, Variant::headwise, Variant::elementwise}},
+        {"heads64", "32 heads of 64 without bias", 32, 64, {512}, {512, 1024, 2048, 4096, 8192, 16384}, {0}, {Variant::none}},
+        {"heads128", "16 heads of 128 without bias", 16, 128, {512}, {512, 1024, 2048, 4096, 8192, 16384}, {0}, {Variant::none}},
     };
     return all;
 }

@@ -78,18 +78,19 @@ run sh scripts/gpu_round.sh --help; expect "gpu_round: --help" 0 "usage"
 
 round --llmc "$tmp/llmc";          expect "gpu_round: all is well" 0 "tests *ok .*12 of 12 cases passed" "resume *ok .*killed after step_0000000010" \
                                        "gpt2 *ok .*1000 tokens/s, MFU 25.0 %" "gpt2_torch *ok .*800 tokens/s (attention: flash)" "gpt2: 1.25 x torch" \
-                                       "gpt2: 2.00 x llmc" "kernels *ok .*1 kernels timed" "initcheck *ok"
+                                       "gpt2: 2.00 x llmc" "kernels *ok .*1 kernels timed" "attention *ok .*timed beside PyTorch" "initcheck *ok"
 part_is gpt2 tok_per_s 1000.0
 part_is gpt2_llmc tok_per_s 500.0
 part_is gpt2_torch pytorch "{'torch': '2.11', 'runs': [{'sdpa': 'flash', 'tok_per_s': 800}], 'best': {'sdpa': 'flash', 'ms': 2, 'tok_per_s': 800}}"
 part_is kernels bench "{'tables': [{'rows': [{'kernel': 'k'}]}]}"
+holds "gpu_round: attention has both sides of both head sizes" python3 -c 'import json; a = json.load(open("out/gpu_round.json"))["parts"]["attention"]["attention"]; assert [sorted(s) for s in a.values()] == [["ours", "pytorch"]] * 2 and all(s["pytorch"] for s in a.values())'
 holds "gpu_round: one log of all parts" grep -q '======== initcheck: ok' out/gpu_round.log
 holds "gpu_round: the revision" grep -q '"revision":"abc"' out/gpu_round.json
 holds "gpu_round: few files, all in one place" [ "$(find out -type f | wc -l)" -le 3 ]
 
 printf 'tests_fail\ntorch_fails\ndiffers\nno_model\n' > "$WRONG"
 round;                             expect "gpu_round: parts that fail do not stop it" 1 "tests *failed .*10 of 12 cases passed; failed: norm" "repeat *failed .*the weights differ" \
-                                       "model *left out .*no tests of the whole model" "gpt2_torch *failed .*CUDA out of" "qwen3 *ok" "gpt2_llmc *left out"
+                                       "model *left out .*no tests of the whole model" "gpt2_torch *failed .*CUDA out of" "attention *failed .*ours is timed" "qwen3 *ok" "gpt2_llmc *left out"
 part_is gpt2_torch detail 'CUDA out of "memory"'
 part_is resume result ok
 echo test_crashes > "$WRONG"
@@ -99,7 +100,7 @@ round --only gpt2;                 expect "gpu_round: a run that is out of time 
 echo too_quick > "$WRONG"
 round --only resume;               expect "gpu_round: a run that ended before the kill proves nothing" 1 "resume *failed .*before it could be killed"
 echo no_torch > "$WRONG"
-round --only gpt2,gpt2_torch;      expect "gpu_round: without PyTorch" 0 "gpt2_torch *left out .*has no PyTorch"
+round --only gpt2,gpt2_torch,attention; expect "gpu_round: without PyTorch" 0 "gpt2_torch *left out .*has no PyTorch" "attention *ok .*no PyTorch to compare with"
 holds "gpu_round: --only leaves the others out" sh -c '! grep -q qwen3 out/gpu_round.json'
 echo hangs > "$WRONG"
 round --only repeat,gpt2 --budget 21; expect "gpu_round: what hangs is stopped" 1 "repeat *over"

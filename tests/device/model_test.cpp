@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "src/command/choice_scorer.h"
 #include "tests/support/numeric.h"
@@ -99,6 +100,44 @@ TEST_SUITE("device model") {
                 CHECK(row_error(gradients, truth, row) < 0.05);  // some 8 roundings of 2^-9 between loss and weight
             }
         }
+    }
+
+    TEST_CASE("device model: gates, biases, windows, softcaps and sinks give the CPU's loss and gradients, with every kernel") {
+        OwnProduct own;
+        const bool gpu = on_gpu();
+        for (ModelConfig config : attention_variants())
+            for (AttentionKernel kernel : {AttentionKernel::simple, AttentionKernel::tiled, AttentionKernel::hopper}) {
+                if (kernel == AttentionKernel::hopper && (!gpu || gpu::device_info().compute_capability != 90)) continue;
+                const bool tensor_cores = gpu && kernel != AttentionKernel::simple;
+                if (tensor_cores) config.head_size = kernel == AttentionKernel::hopper ? 64 : 16;
+                const Dtype type = tensor_cores ? Dtype::bf16 : Dtype::f32;
+                CAPTURE(static_cast<int>(kernel));
+                CAPTURE(static_cast<int>(config.attn_gate));
+                CAPTURE(static_cast<int>(config.attn_bias));
+                const StepBatch batch = random_batch(2, 21, config.vocab_size, 2);
+                TinyModel cpu(config, Dtype::f32, 42, Recompute::none, 1e-4, {}, 0);
+                init_weights(cpu.weights(), cpu.store.table, 5);
+                Random random{11, RandomStream::init};
+                for (const ParamRow& row : cpu.store.table.rows)
+                    for (int64_t i = 0; i < row.used_numel(); i++) {  // nothing is 0; and what bf16 can hold
+                        float& weight = cpu.weights().as<float>()[row.offset + i];
+                        weight += static_cast<float>(0.1 * random.normal(0, static_cast<uint64_t>(row.offset + i)));
+                        weight = bf16_to_float(float_to_bf16(weight));
+                    }
+                DeviceModel device(config, type, 42);
+                device.take_weights(cpu.weights());
+                const double expected = cpu.loss_and_gradients(batch);
+                set_attention_kernel(kernel);
+                const double loss = device.loss_and_gradients(batch);
+                set_attention_kernel(AttentionKernel::automatic);
+                CHECK(loss == doctest::Approx(expected).epsilon(tensor_cores ? 4e-3 : 1e-6));
+                const std::vector<float> gradients = on_host(device.gradients(), device.stream),
+                                         truth = on_host(cpu.gradients(), cpu.stream);
+                for (const ParamRow& row : cpu.store.table.rows) {
+                    CAPTURE(row.name);
+                    CHECK(row_error(gradients, truth, row) < (tensor_cores ? 0.1 : 2e-5));
+                }
+            }
     }
 
     TEST_CASE("device model: optimizer steps in f32 follow the CPU's, and repeat bit for bit") {

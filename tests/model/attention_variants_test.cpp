@@ -11,24 +11,6 @@ namespace traincu::test {
 
 namespace {
 
-std::vector<ModelConfig> variants() {
-    std::vector<ModelConfig> all;
-    auto add = [&](ModelConfig c, auto change) { change(c), all.push_back(c); };
-    ModelConfig plain = gpt2_like();
-    plain.position = PositionKind::none;
-    ModelConfig grouped = qwen3_like();                                          // NH = 4, NKV = 2, QK-norm, RoPE
-    add(gpt2_like(), [](ModelConfig& c) { c.attn_gate = GateKind::headwise; });  // 3 gates of 8 columns, biases
-    add(grouped, [](ModelConfig& c) { c.attn_gate = GateKind::headwise, c.n_kv_head = 1; });
-    add(grouped, [](ModelConfig& c) { c.attn_gate = GateKind::elementwise; });
-    add(qwen2_like(), [](ModelConfig& c) { c.attn_gate = GateKind::elementwise, c.attn_sinks = true; });
-    add(plain, [](ModelConfig& c) { c.attn_bias = BiasKind::alibi, c.window = 5; });
-    add(plain, [](ModelConfig& c) { c.attn_bias = BiasKind::relative, c.attn_softcap = 2; });
-    add(plain, [](ModelConfig& c) { c.attn_bias = BiasKind::factors, c.bias_rank = 3, c.attn_gate = GateKind::elementwise; });
-    add(grouped, [](ModelConfig& c) { c.attn_bias = BiasKind::factors, c.bias_rank = 2, c.window = 7, c.attn_sinks = true; });
-    add(grouped, [](ModelConfig& c) { c.attn_bias = BiasKind::fixed, c.bias_rank = 2; });
-    return all;
-}
-
 void fill(TinyModel& m) {
     init_weights(m.weights(), m.store.table, 5);
     Random random{11, RandomStream::init};
@@ -59,7 +41,7 @@ bool equal_bits(const Tensor& a, const Tensor& b) {
 
 TEST_SUITE("model") {
     TEST_CASE("attention variants: every gradient equals central differences in double; what is not trained has none") {
-        for (const ModelConfig& config : variants()) {
+        for (const ModelConfig& config : attention_variants()) {
             CAPTURE(static_cast<int>(config.attn_gate));
             CAPTURE(static_cast<int>(config.attn_bias));
             TinyModel m(config, Dtype::f64, 46);
@@ -89,7 +71,7 @@ TEST_SUITE("model") {
             fill(m);
             return m.loss(random_batch(1, 23, config.vocab_size, 1));
         };
-        for (const ModelConfig& config : variants()) {
+        for (const ModelConfig& config : attention_variants()) {
             const double loss = loss_of(config);
             auto differs = [&](auto change) {
                 ModelConfig other = config;
@@ -105,7 +87,7 @@ TEST_SUITE("model") {
     }
 
     TEST_CASE("attention variants: recomputing changes no bit of three steps, and padding rows stay zero") {
-        for (const ModelConfig& config : variants()) {
+        for (const ModelConfig& config : attention_variants()) {
             Pool pool;
             Tensor first;
             for (Recompute mode : {Recompute::none, Recompute::attention, Recompute::block}) {
@@ -123,7 +105,7 @@ TEST_SUITE("model") {
     }
 
     TEST_CASE("attention variants: a given bias keeps its bits through steps with weight decay, and takes no part in the norm") {
-        ModelConfig config = variants().back();
+        ModelConfig config = attention_variants().back();
         REQUIRE(config.attn_bias == BiasKind::fixed);
         AdamwParams hyper;
         hyper.weight_decay = 0.5;
@@ -144,7 +126,7 @@ TEST_SUITE("model") {
     }
 
     TEST_CASE("attention variants: packed documents have the losses that they have alone") {
-        for (const ModelConfig& config : variants()) {
+        for (const ModelConfig& config : attention_variants()) {
             TinyModel m(config, Dtype::f64, 23);
             fill(m);
             const StepBatch packed = documents(config.vocab_size);
@@ -168,7 +150,7 @@ TEST_SUITE("model") {
     }
 
     TEST_CASE("attention variants: token by token with a cache, the logits of the whole") {
-        for (const ModelConfig& config : variants()) {
+        for (const ModelConfig& config : attention_variants()) {
             TinyModel m(config, Dtype::f64, 20);
             fill(m);
             const MicroBatch text = random_batch(1, 20, config.vocab_size, 1).micro_batches[0];

@@ -125,4 +125,23 @@ inline ModelConfig llama3_like() {
     return c;
 }
 
+// Models of several kinds with what attention can have beside the plain softmax.
+inline std::vector<ModelConfig> attention_variants() {
+    std::vector<ModelConfig> all;
+    auto add = [&](ModelConfig c, auto change) { change(c), all.push_back(c); };
+    ModelConfig plain = gpt2_like();
+    plain.position = PositionKind::none;
+    ModelConfig grouped = qwen3_like();                                          // NH = 4, NKV = 2, QK-norm, RoPE
+    add(gpt2_like(), [](ModelConfig& c) { c.attn_gate = GateKind::headwise; });  // 3 gates of 8 columns, biases
+    add(grouped, [](ModelConfig& c) { c.attn_gate = GateKind::headwise, c.n_kv_head = 1; });
+    add(grouped, [](ModelConfig& c) { c.attn_gate = GateKind::elementwise; });
+    add(qwen2_like(), [](ModelConfig& c) { c.attn_gate = GateKind::elementwise, c.attn_sinks = true; });
+    add(plain, [](ModelConfig& c) { c.attn_bias = BiasKind::alibi, c.window = 5; });
+    add(plain, [](ModelConfig& c) { c.attn_bias = BiasKind::relative, c.attn_softcap = 2; });
+    add(plain, [](ModelConfig& c) { c.attn_bias = BiasKind::factors, c.bias_rank = 3, c.attn_gate = GateKind::elementwise; });
+    add(grouped, [](ModelConfig& c) { c.attn_bias = BiasKind::factors, c.bias_rank = 2, c.window = 7, c.attn_sinks = true; });
+    add(grouped, [](ModelConfig& c) { c.attn_bias = BiasKind::fixed, c.bias_rank = 2; });
+    return all;
+}
+
 }  // namespace traincu::test

@@ -112,6 +112,7 @@ void attention_sinks(const Tensor& dsinks, const Tensor& sinks, const Tensor& ls
 // Fastest first; the last takes whatever the contract allows.
 struct AttentionTier {
     AttentionKernel kernel;
+    const char* name;
     bool proven;        // its tests have passed on a card: may be chosen without being asked for
     const char* needs;  // for a message
     bool (*takes)(const AttentionInputs&);
@@ -122,11 +123,11 @@ struct AttentionTier {
 static bool any_attention(const AttentionInputs&) { return true; }
 
 static constexpr AttentionTier attention_tiers[] = {
-    {AttentionKernel::hopper, false, "sm_90, bf16, heads of 64 or 128, rows at multiples of 16 bytes, factors of rank 64 at most",
+    {AttentionKernel::hopper, "hopper", false, "sm_90, bf16, heads of 64 or 128, rows at multiples of 16 bytes, factors of rank 64 at most",
      hopper_attention_takes, hopper_attention_forward, hopper_attention_backward},
-    {AttentionKernel::tiled, false, "bf16, and heads of a multiple of 8 up to 256 at multiples of 16 bytes", tiled_attention_takes,
+    {AttentionKernel::tiled, "tiled", false, "bf16, and heads of a multiple of 8 up to 256 at multiples of 16 bytes", tiled_attention_takes,
      tiled_attention_forward, tiled_attention_backward},
-    {AttentionKernel::simple, true, "", any_attention, simple_attention_forward, simple_attention_backward},
+    {AttentionKernel::simple, "simple", true, "", any_attention, simple_attention_forward, simple_attention_backward},
 };
 
 static const AttentionTier& attention_tier(const AttentionInputs& in) {
@@ -135,9 +136,12 @@ static const AttentionTier& attention_tier(const AttentionInputs& in) {
         if (wanted == AttentionKernel::automatic ? !tier.proven : tier.kernel != wanted) continue;
         if (tier.takes(in)) return tier;
         if (wanted != AttentionKernel::automatic)
-            throw Error(ExitCode::usage, std::string("the attention kernel that was asked for does not take this: it needs ") + tier.needs);
+            throw Error(ExitCode::usage,
+                        format("--attention-kernel %s does not compute this model here: it needs %s", tier.name, tier.needs),
+                        "use --attention-kernel auto, which takes what fits");
     }
-    throw Error(ExitCode::usage, "the attention kernel that was asked for is not built for GPUs");
+    ENSURE(!"a kernel of the list");
+    return attention_tiers[0];
 }
 
 AttentionKernel chosen_attention_kernel(const AttentionInputs& in) { return attention_tier(in).kernel; }

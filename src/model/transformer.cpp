@@ -151,10 +151,13 @@ void Transformer::bind(const Stream& stream) {
         dispatch_real(slopes_.dtype, [&](auto zero) { std::copy(values.begin(), values.end(), slopes.tensor().as<decltype(zero)>()); });
         slopes.upload();
     }
-    if (c.qk_norm) return;
-    const int64_t qk_width = c.q_width() + c.kv_width();
-    for (BlockSlot& s : slot_.blocks) s.qk = s.qkv.slice_cols(0, qk_width);
-    if (options_.training) d_.qk = d_.qkv.slice_cols(0, qk_width);
+    if (!c.qk_norm) {
+        const int64_t qk_width = c.q_width() + c.kv_width();
+        for (BlockSlot& s : slot_.blocks) s.qk = s.qkv.slice_cols(0, qk_width);
+        if (options_.training) d_.qk = d_.qkv.slice_cols(0, qk_width);
+    }
+    // Refuses here, before anything is computed, a kernel that was asked for and does not take this model.
+    if (stream.on_gpu()) gpu::chosen_attention_kernel(attention_inputs(slot_.blocks[0], door_.weights().blocks[0]));
 }
 
 void Transformer::load(const MicroBatch& batch, Stream& stream) {

@@ -150,8 +150,18 @@ part_tests() {
         cases=$((cases + ${counts% *})) passed=$((passed + ${counts#* }))
         detail "$passed of $cases cases passed${failed:+; failed: $failed}"
     done < "$work/suites"
+    # Whose tests have just passed here may compute what follows: auto would choose only among kernels that passed before.
+    case $failed in *attention*) ;; *)
+        if [ -z "${TRAINCU_ROUND_REHEARSE:-}" ]; then
+            echo tiled > "$work/attention_any_head"
+            case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1) in
+                9.0) echo hopper ;; *) echo tiled ;;
+            esac > "$work/attention_kernel"
+        fi ;;
+    esac
     [ -z "$failed" ]
 }
+attention_kernel() { cat "$work/$1" 2>/dev/null || echo auto; }
 part_model() {
     # doctest is content with no test at all
     "$runner" $model_tests --count | grep -q 'passing the current filters: [1-9]' || leave_out "this build has no tests of the whole model"
@@ -162,7 +172,7 @@ part_model() {
 short() {
     name=$1; shift
     # shellcheck disable=SC2086  # lists of options
-    ${by:-} "$train" $small --data "$work/data/gpt2_train.bin" --seq-len 64 --max-steps $small_steps --checkpoint-every $small_every --keep 2 --skip-zscore 0 $device $vocab --out "$work/$name" "$@"
+    ${by:-} "$train" $small --data "$work/data/gpt2_train.bin" --seq-len 64 --max-steps $small_steps --checkpoint-every $small_every --keep 2 --skip-zscore 0 --attention-kernel "$(attention_kernel attention_any_head)" $device $vocab --out "$work/$name" "$@"
 }
 weights_of() { sha256sum "$work/$1"/step_*"$small_steps"/model.safetensors | cut -c1-64; }
 same_weights() {
@@ -187,7 +197,7 @@ part_resume() {
 trained() {
     name=$1; shift
     # shellcheck disable=SC2086  # a list of options
-    "$train" "$@" --data "$work/data/${name}_train.bin" --shuffle false --skip-zscore 0 $device $vocab --out "$work/$name" || [ $? = 75 ]  # out of time
+    "$train" "$@" --data "$work/data/${name}_train.bin" --shuffle false --skip-zscore 0 --attention-kernel "$(attention_kernel attention_kernel)" $device $vocab --out "$work/$name" || [ $? = 75 ]  # out of time
     rm -rf "$work/$name"/step_*
     # a step's own "ms" leaves out what happens between steps, which counts here
     awk '
@@ -239,12 +249,12 @@ part_kernels() {
     json "\"bench\":$(tr -d '\n' < "$work/kernels.json")"
     detail "$(grep -c '"kernel"' "$work/kernels.json") kernels timed; for ./train plan: rates.json"
 }
-# Attention alone, beside PyTorch's where there is one. Without a bias: every kernel that may be chosen takes that.
+# Attention alone, beside PyTorch's where there is one, by the fastest kernel whose tests have passed here.
 part_attention() {
     all='' compared=0 failed=''
     for case in heads64 heads128; do
         # shellcheck disable=SC2086
-        "$train" bench attention --case $case $attention --json "$work/attention.json"
+        "$train" bench attention --case $case --attention-kernel "$(attention_kernel attention_kernel)" $attention --json "$work/attention.json"
         theirs=null
         if "$python" -c 'import torch' 2> /dev/null; then
             # shellcheck disable=SC2086

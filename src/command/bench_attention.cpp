@@ -286,7 +286,7 @@ int bench_attention_command(int argc, char** argv) {
         "           ./train bench attention --case plain --n 1024,4096 --rank 16\n"
         "           ./train bench attention --case gated --device cuda --json gated.json",
         "./train bench attention");
-    std::string name = "plain", sizes, ranks, only, json_file, device = "auto", precision = "auto";
+    std::string name = "plain", sizes, ranks, only, json_file, device = "auto", precision = "auto", kernel = "auto";
     int64_t heads = 0;
     int threads = 0;
     double budget = 0.3;
@@ -299,6 +299,8 @@ int bench_attention_command(int argc, char** argv) {
     app.add_option("--variants", only, "some of the case's variants, separated by commas; none, to compare with, is always measured");
     app.add_option("--seconds", budget, "how long to repeat each measurement [0.3]")->check(CLI::Range(0.0, 60.0));
     add_device_options(app, device, precision);
+    app.add_option("--attention-kernel", kernel, "auto, simple, tiled or hopper, as in training [auto]")
+        ->check(CLI::IsMember({"auto", "simple", "tiled", "hopper"}));
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::Range(0, 4096));
     app.add_option("--json", json_file, "write the table as JSON");
     if (!parse_command_line(app, argc, argv)) return 0;
@@ -321,7 +323,7 @@ int bench_attention_command(int argc, char** argv) {
     }
 
     Options processor;
-    processor.threads = threads;
+    processor.threads = threads, processor.attention_kernel = kernel;
     use_processor(processor);
     Stream stream = open_stream(device, precision);
     const Dtype type = precision == "bf16" ? Dtype::bf16 : Dtype::f32;

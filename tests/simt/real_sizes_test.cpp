@@ -149,24 +149,33 @@ void attention(const MadeUp& make, int64_t T, int64_t NH, int64_t NKV, int64_t H
     const Tensor qkv = make.view(T, (NH + 2 * NKV) * HS), d = make.view(T, (NH + 2 * NKV) * HS), lse = make.statistics({T, NH});
     const Tensor q = heads(qkv, 0, NH), k = heads(qkv, NH, NKV), v = heads(qkv, NH + NKV, NKV), out = make({T, NH, HS});
     const AttentionInputs in = {.q = q, .k = k, .v = v};
-    const AttentionScratch scratch = {.delta = make.statistics({T, NH})};
-    attention_forward(out, lse, in, table, {0.1}, stream);
-    attention_backward({.dq = heads(d, 0, NH), .dk = heads(d, NH, NKV), .dv = heads(d, NH + NKV, NKV)}, make({T, NH, HS}), out, lse, in,
-                       scratch, table, {0.1}, stream);
-    // What adds launches: a gate, sinks, a bias that is trained.
-    const AttentionParams windowed = {.scale = 0.1, .window = 512, .softcap = 50};
+    const AttentionScratch scratch = {.delta = make.statistics({T, NH}), .dq = make.tensor(Dtype::f32, {T, NH, HS})};
     auto gradients = [&] { return AttentionGradients{.dq = heads(d, 0, NH), .dk = heads(d, NH, NKV), .dv = heads(d, NH + NKV, NKV)}; };
-    AttentionInputs relative = in, factors = in;
-    AttentionGradients drelative = gradients(), dfactors = gradients();
-    relative.gate = make({T, NH, HS}), relative.sinks = make({NH}), relative.relative = make({NH, relative_buckets});
-    drelative.dgate = make({T, NH, HS}), drelative.dsinks = make.statistics({NH});
-    drelative.drelative = make.statistics({NH, relative_buckets});
-    attention_forward(out, lse, relative, table, windowed, stream);
-    attention_backward(drelative, make({T, NH, HS}), out, lse, relative, scratch, table, windowed, stream);
-    factors.q_factors = make({T, NH, 16}), factors.k_factors = make({T, NKV, 16});
-    dfactors.dq_factors = make({T, NH, 16}), dfactors.dk_factors = make({T, NKV, 16});
-    attention_forward(out, lse, factors, table, {0.1}, stream);
-    attention_backward(dfactors, make({T, NH, HS}), out, lse, factors, scratch, table, {0.1}, stream);
+    for (AttentionKernel kernel : {AttentionKernel::simple, AttentionKernel::tiled, AttentionKernel::hopper}) {
+        set_attention_kernel(kernel);
+        try {
+            gpu::chosen_attention_kernel(in);
+        } catch (const Error&) {
+            continue;  // it does not take the shape
+        }
+        auto both = [&](const AttentionInputs& inputs, const AttentionGradients& d_inputs, const AttentionParams& params) {
+            attention_forward(out, lse, inputs, table, params, stream);
+            attention_backward(d_inputs, make({T, NH, HS}), out, lse, inputs, scratch, table, params, stream);
+        };
+        both(in, gradients(), {.scale = 0.1});
+        both(in, gradients(), {.scale = 0.1, .deterministic = false});
+        // What adds launches: a gate, sinks, a bias that is trained.
+        AttentionInputs relative = in, factors = in;
+        AttentionGradients drelative = gradients(), dfactors = gradients();
+        relative.gate = make({T, NH, HS}), relative.sinks = make({NH}), relative.relative = make({NH, relative_buckets});
+        drelative.dgate = make({T, NH, HS}), drelative.dsinks = make.statistics({NH});
+        drelative.drelative = make.statistics({NH, relative_buckets});
+        both(relative, drelative, {.scale = 0.1, .window = 512, .softcap = 50});
+        factors.q_factors = make({T, NH, 16}), factors.k_factors = make({T, NKV, 16});
+        dfactors.dq_factors = make({T, NH, 16}), dfactors.dk_factors = make({T, NKV, 16});
+        both(factors, dfactors, {.scale = 0.1});
+    }
+    set_attention_kernel(AttentionKernel::automatic);
 }
 
 // Runs body(stream, make, unit) for GPUs, types, and ways to lie in memory.

@@ -81,11 +81,16 @@ void print_table(const std::vector<DataSet>& sets) {
 void print_attention(const DataSet& set) {
     std::printf("attention of %s, queries with at least %lld keys before\n", set.id.name.c_str(),
                 static_cast<long long>(LayerAttention::fewest_before));
-    std::printf("%6s %12s %12s %10s %12s %12s\n", "layer", "first token", "if uniform", "entropy", "of log n", "largest |x|");
+    const bool gates = set.attention[0].gates > 0, sinks = set.attention[0].has_sinks;
+    std::printf("%6s %12s %12s %10s %12s %12s%s%s\n", "layer", "first token", "if uniform", "entropy", "of log n", "largest |x|",
+                sinks ? "         sink" : "", gates ? "    mean gate  gates<0.05" : "");
     for (size_t i = 0; i < set.attention.size(); i++) {
         const LayerAttention& a = set.attention[i];
-        std::printf("%6zu %12.5f %12.5f %10.4f %12.4f %12.4g\n", i, a.mean(a.first), a.mean(a.uniform), a.mean(a.entropy),
+        std::printf("%6zu %12.5f %12.5f %10.4f %12.4f %12.4g", i, a.mean(a.first), a.mean(a.uniform), a.mean(a.entropy),
                     a.mean(a.relative_entropy), a.largest);
+        if (sinks) std::printf(" %12.5f", a.mean(a.sink));
+        if (gates) std::printf(" %12.5f %11.5f", a.mean_gate(), a.closed_share());
+        std::printf("\n");
     }
 }
 
@@ -105,12 +110,16 @@ Json as_json(const std::string& model, const std::vector<DataSet>& data, const s
         const Evaluation& r = set.result;
         Json row = {{"name", set.id.name}, {"tokens", r.tokens}, {"loss", r.loss()}, {"perplexity", std::exp(r.loss())}};
         if (r.bytes > 0) row["bits_per_byte"] = r.bits_per_byte();
-        for (const LayerAttention& a : set.attention)
-            row["attention"].push_back({{"first_token", a.mean(a.first)},
-                                        {"uniform", a.mean(a.uniform)},
-                                        {"entropy", a.mean(a.entropy)},
-                                        {"relative_entropy", a.mean(a.relative_entropy)},
-                                        {"largest", a.largest}});
+        for (const LayerAttention& a : set.attention) {
+            Json layer = {{"first_token", a.mean(a.first)},
+                          {"uniform", a.mean(a.uniform)},
+                          {"entropy", a.mean(a.entropy)},
+                          {"relative_entropy", a.mean(a.relative_entropy)},
+                          {"largest", a.largest}};
+            if (a.has_sinks) layer["sink"] = a.mean(a.sink);
+            if (a.gates > 0) layer["gate"] = a.mean_gate(), layer["gates_closed"] = a.closed_share();
+            row["attention"].push_back(layer);
+        }
         json["data"].push_back(row);
     }
     for (const ChoiceSet& set : choices) {
@@ -156,8 +165,10 @@ int eval_command(int argc, char** argv) {
         ->check(CLI::NonNegativeNumber);
     app.add_option("--packing", packing, "stream or documents, as in training [stream]")->check(CLI::IsMember({"stream", "documents"}));
     app.add_option("--json", json_file, "write the results to this file as JSON; - = to the terminal, instead of the table");
-    app.add_flag("--attention-stats", attention_stats,
-                 "of each layer: the share of attention on the first token, its entropy, the largest value of the residual stream");
+    app.add_flag(
+        "--attention-stats", attention_stats,
+        "of each layer: the share of attention on the first token, its entropy, the largest value of the residual stream; where the "
+        "model has them, the share of the sinks, the mean gate and the share of gates below 0.05");
     add_device_options(app, device, precision);
     app.add_option("--threads", threads, "CPU threads; 0 = all")->check(CLI::NonNegativeNumber);
     if (!parse_command_line(app, argc, argv)) return 0;

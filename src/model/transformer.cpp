@@ -203,10 +203,14 @@ AttentionParams Transformer::attention_params() const {
     return {1.0 / std::sqrt(static_cast<double>(c.head_size)), c.window, c.attn_softcap, options_.deterministic};
 }
 
-AttentionInputs Transformer::attention_inputs(const BlockSlot& s, const BlockTensors& w) const {
+AttentionInputs Transformer::attention_inputs(int layer, const Tensor& qk, const Tensor& qkv) const {
+    return attention_inputs(door_.weights().blocks[static_cast<size_t>(layer)], qk, qkv);
+}
+
+AttentionInputs Transformer::attention_inputs(const BlockTensors& w, const Tensor& qk, const Tensor& qkv) const {
     const ModelConfig& c = options_.config;
-    const auto [q, k, v] = heads(view(s.qk), view(s.qkv));
-    AttentionInputs in{.q = q, .k = k, .v = v, .gate = gate(view(s.qkv)), .sinks = w.sinks, .slopes = slopes_};
+    const auto [q, k, v] = heads(qk, qkv);
+    AttentionInputs in{.q = q, .k = k, .v = v, .gate = gate(qkv), .sinks = w.sinks, .slopes = slopes_};
     if (w.relative_bias) in.relative = Tensor(w.relative_bias.data, w.relative_bias.dtype, {c.n_head, relative_buckets});
     if (c.has_factors()) {
         in.q_factors = Tensor(w.q_factors.data, w.q_factors.dtype, {c.max_seq_len, c.n_head, c.bias_rank});
@@ -266,7 +270,7 @@ void Transformer::forward_attention(BlockSlot& s, const BlockTensors& w, bool wi
     if (touches_qk(c))
         qk_norm_rope_forward(view(s.qk), view(s.qk_rstd), view(s.qkv).slice_cols(0, c.gate_at()), w.q_norm, w.k_norm, view(slot_.positions),
                              angles_, rope_params(c), stream);
-    AttentionInputs in = attention_inputs(s, w);
+    AttentionInputs in = attention_inputs(w, view(s.qk), view(s.qkv));
     if (s.cache.k) {  // generation: the new keys and values join those of the tokens before
         const int64_t end = slot_.cached + slot_.T;
         ENSURE(end <= s.cache.k.rows());
@@ -395,7 +399,7 @@ void Transformer::backward_input_block(int layer, Stream& stream) {
         zero(gradients.dk_factors, stream);
     }
     attention_backward(gradients, view(d_.attention_out).view({T, c.n_head, c.head_size}),
-                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), attention_inputs(s, w),
+                       view(s.attention_out).view({T, c.n_head, c.head_size}), view(s.lse), attention_inputs(w, view(s.qk), view(s.qkv)),
                        {.delta = view(d_.delta), .dq = view(d_.dq_sums)}, segments(), attention_params(), stream);
     if (touches_qk(c))
         qk_norm_rope_backward(dqkv.slice_cols(0, c.gate_at()), d.q_norm, d.k_norm, dqk, view(s.qk_rstd),

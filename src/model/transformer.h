@@ -131,6 +131,9 @@ public:
 
     // What the last part's forward left; without training the next block overwrites it.
     const Slot& slot() const { return slot_; }
+    // What block `layer`'s attention is given, with q, k, v and gate as views of qk and qkv: the slot's, or copies of them.
+    AttentionInputs attention_inputs(int layer, const Tensor& qk, const Tensor& qkv) const;
+    AttentionParams attention_params() const;
 
     const ModelOptions& options() const { return options_; }
     int n_parts() const { return static_cast<int>(options_.config.n_layer) + 2; }
@@ -150,8 +153,7 @@ private:
     };
     Qkv heads(const Tensor& qk, const Tensor& qkv) const;  // q, k, v as (T,heads,HS) views of activations or of gradients
     Tensor gate(const Tensor& qkv) const;                  // (T,NH,1) or (T,NH,HS); absent without a gate
-    AttentionInputs attention_inputs(const BlockSlot& s, const BlockTensors& w) const;
-    AttentionParams attention_params() const;
+    AttentionInputs attention_inputs(const BlockTensors& w, const Tensor& qk, const Tensor& qkv) const;
     bool trains_factors() const { return options_.config.attn_bias == BiasKind::factors; }
 
     ModelOptions options_;

@@ -7,73 +7,139 @@
 #include "src/command/evaluation.h"
 #include "src/device/transfer.h"
 #include "src/model/init.h"
+#include "src/base/philox.h"
+#include "tests/kernels/attention_fixture.h"
 #include "tests/support/numeric.h"
 
 namespace traincu::test {
 
 namespace {
 
-// The contract's sums in plain loops, every key looked at, lse of its own.
-LayerAttention brute_force(const Tensor& q, const Tensor& k, const std::vector<Segment>& segments, double scale) {
+// The contract's sums in plain loops over every pair of the segment: the sum of a row is its own, not lse.
+LayerAttention brute_force(const AttentionInputs& in, const std::vector<Segment>& segments, const AttentionParams& params) {
     LayerAttention all;
-    const int64_t NH = q.shape[1], HS = q.shape[2], group = NH / k.shape[1];
+    all.has_sinks = static_cast<bool>(in.sinks);
+    const int64_t NH = in.q.shape[1], NKV = in.k.shape[1], HS = in.q.shape[2], R = in.q_factors ? in.q_factors.shape[2] : 0;
     for (const Segment& s : segments)
         for (int64_t h = 0; h < NH; h++)
             for (int64_t i = 0; i < s.q_len; i++) {
-                const int64_t last = s.kv_len - s.q_len + i;
-                if (last < 8) continue;
+                const int64_t width = in.gate ? in.gate.shape[2] : 0;
+                for (int64_t d = 0; d < width; d++) {
+                    const double g = 1 / (1 + std::exp(-Pool::get(in.gate, (s.q_start + i) * in.gate.row_stride + h * width + d)));
+                    all.gates++, all.gate += g, all.closed += g < 0.05 ? 1 : 0;
+                }
+                const int64_t beside = s.kv_len - s.q_len + i;
+                if (beside < 8) continue;
+                const double sink = in.sinks ? std::exp(Pool::get(in.sinks, h)) : 0;
                 std::vector<double> e;
                 double sum = 0;
-                for (int64_t j = 0; j <= last; j++) {
-                    double dot = 0;
+                int64_t seen = 0;
+                for (int64_t j = 0; j <= beside; j++) {
+                    double x = 0;
                     for (int64_t d = 0; d < HS; d++)
-                        dot += Pool::get(q, (s.q_start + i) * q.row_stride + h * HS + d) *
-                               Pool::get(k, (s.kv_start + j) * k.row_stride + h / group * HS + d);
-                    e.push_back(std::exp(scale * dot)), sum += e.back();
+                        x += Pool::get(in.q, (s.q_start + i) * in.q.row_stride + h * HS + d) *
+                             Pool::get(in.k, (s.kv_start + j) * in.k.row_stride + h / (NH / NKV) * HS + d);
+                    x *= params.scale;
+                    if (params.softcap > 0) x = params.softcap * std::tanh(x / params.softcap);
+                    if (in.slopes) x -= Pool::get(in.slopes, h) * static_cast<double>(beside - j);
+                    if (in.relative) x += Pool::get(in.relative, h * relative_buckets + relative_bucket(beside - j));
+                    for (int64_t r = 0; r < R; r++)
+                        x += Pool::get(in.q_factors, ((s.first_position + i) * NH + h) * R + r) *
+                             Pool::get(in.k_factors, ((s.first_position + i - beside + j) * NKV + h / (NH / NKV)) * R + r);
+                    const bool in_sight = params.window == 0 || beside - j < params.window;
+                    e.push_back(in_sight ? std::exp(x) : 0), sum += e.back(), seen += in_sight;
                 }
                 double entropy = 0;
-                for (double x : e) entropy -= x / sum * std::log(x / sum);
-                all.rows++, all.first += e[0] / sum, all.entropy += entropy;
-                all.uniform += 1.0 / static_cast<double>(last + 1);
-                all.relative_entropy += entropy / std::log(static_cast<double>(last + 1));
+                for (double x : e)
+                    if (x > 0) entropy -= x / sum * std::log(x / sum);
+                all.rows++, all.first += e[0] / (sum + sink), all.sink += sink / (sum + sink), all.entropy += entropy;
+                if (e[0] > 0) all.uniform += 1.0 / static_cast<double>(seen);
+                if (seen > 1) all.relative_entropy += entropy / std::log(static_cast<double>(seen));
             }
     return all;
+}
+
+void check_same(const LayerAttention& a, const LayerAttention& b, double epsilon) {
+    auto same = [&](double x, double y) { CHECK(x == doctest::Approx(y).epsilon(epsilon)); };
+    CHECK(a.rows == b.rows);
+    CHECK(a.gates == b.gates);
+    CHECK(a.closed == b.closed);
+    CHECK(a.has_sinks == b.has_sinks);
+    same(a.first, b.first), same(a.uniform, b.uniform), same(a.entropy, b.entropy), same(a.relative_entropy, b.relative_entropy);
+    same(a.sink, b.sink), same(a.gate, b.gate);
 }
 
 }  // namespace
 
 TEST_SUITE("attention_stats") {
-    TEST_CASE("attention stats: grouped heads, slices with a past, short documents, as in plain loops") {
-        Pool pool;
-        const std::vector<Segment> segments = {{0, 20, 0, 20, 0}, {20, 1, 20, 1, 0}, {21, 8, 21, 8, 0}, {29, 9, 29, 14, 5}};
-        const int64_t T = 38, Tk = 43, NH = 4, NKV = 2, HS = 6;
-        const double scale = 0.7;
-        const Tensor q = pool.normal(Dtype::f64, {T, NH * HS + 3}).slice_cols(0, NH * HS).view({T, NH, HS});
-        const Tensor k = pool.normal(Dtype::f64, {Tk, NKV, HS}), lse = pool.poison(Dtype::f64, {T, NH});
-        for (const Segment& s : segments)
-            for (int64_t i = 0; i < s.q_len; i++)
-                for (int64_t h = 0; h < NH; h++) {
-                    double sum = 0;
-                    for (int64_t j = 0; j <= s.kv_len - s.q_len + i; j++) {
-                        double dot = 0;
-                        for (int64_t d = 0; d < HS; d++)
-                            dot += Pool::get(q, (s.q_start + i) * q.row_stride + h * HS + d) *
-                                   Pool::get(k, (s.kv_start + j) * k.row_stride + h / 2 * HS + d);
-                        sum += std::exp(scale * dot);
-                    }
-                    Pool::set(lse, (s.q_start + i) * NH + h, std::log(sum));
-                }
-        LayerAttention sums;
-        add_attention(sums, q, k, lse, segments, scale);
-        const LayerAttention expected = brute_force(q, k, segments, scale);
-        CHECK(sums.rows == 4 * (12 + 6));  // queries 8..19 of the first, 3..8 of the last
-        CHECK(sums.rows == expected.rows);
-        CHECK(sums.first == doctest::Approx(expected.first));
-        CHECK(sums.uniform == doctest::Approx(expected.uniform));
-        CHECK(sums.entropy == doctest::Approx(expected.entropy));
-        CHECK(sums.relative_entropy == doctest::Approx(expected.relative_entropy));
-        LayerAttention wrong;  // scores that are not those of lse are refused
-        CHECK_THROWS_AS(add_attention(wrong, q, k, lse, segments, 0.8), Error);
+    TEST_CASE("attention stats: grouped heads, slices with a past, short documents, every variant, as in plain loops") {
+        using Gate = Variant::Gate;
+        using Bias = Variant::Bias;
+        const Shape shape = {4, 2, 6, {{0, 20, 0, 20, 0}, {20, 1, 20, 1, 0}, {21, 8, 21, 8, 0}, {29, 9, 29, 14, 5}}};
+        std::vector<Variant> variants(11);
+        variants[1].window = 12, variants[2].window = 1, variants[3].softcap = 0.8, variants[4].sinks = true;
+        variants[5].gate = Gate::headwise, variants[6].gate = Gate::elementwise;
+        variants[7].bias = Bias::alibi, variants[8].bias = Bias::relative, variants[9].bias = Bias::factors;
+        variants[10] = {.window = 11, .softcap = 1.5, .sinks = true, .gate = Gate::headwise, .bias = Bias::factors};
+        for (size_t i = 0; i < variants.size(); i++) {
+            CAPTURE(i);
+            Pool pool;
+            Problem x(pool, Dtype::f64, shape, 1.5, variants[i]);
+            x.forward();
+            LayerAttention sums;
+            add_attention(sums, x.in, x.lse, x.shape.segments, x.params);
+            CHECK(sums.rows == 4 * (12 + 6));  // queries 8..19 of the first segment, 3..8 of the last
+            check_same(sums, brute_force(x.in, x.shape.segments, x.params), 1e-9);
+            x.params.scale *= 1.2;  // scores that are not those of lse are refused
+            LayerAttention wrong;
+            if (variants[i].window != 1) CHECK_THROWS_AS(add_attention(wrong, x.in, x.lse, x.shape.segments, x.params), Error);
+        }
+    }
+
+    TEST_CASE("attention stats: models with a gate, a bias, a window, a softcap, sinks; what they report is what their last block did") {
+        ModelConfig plain;
+        plain.n_layer = 2, plain.n_head = 4, plain.n_kv_head = 2, plain.head_size = 4, plain.d_model = 16, plain.d_ff = 16;
+        plain.vocab_size = 11, plain.max_seq_len = 32;
+        std::vector<ModelConfig> models(9, plain);
+        models[0].attn_gate = GateKind::headwise, models[1].attn_gate = GateKind::elementwise;
+        models[2].attn_bias = BiasKind::alibi, models[2].position = PositionKind::none;
+        models[3].attn_bias = BiasKind::relative;
+        models[4].attn_bias = BiasKind::factors, models[4].bias_rank = 3;
+        models[5].window = 10, models[5].position = PositionKind::rope;
+        models[6].attn_softcap = 0.7, models[6].qk_norm = true;
+        models[7].attn_sinks = true;
+        models[8] = models[6];
+        models[8].attn_gate = GateKind::headwise, models[8].attn_bias = BiasKind::fixed, models[8].bias_rank = 2;
+        models[8].window = 12, models[8].attn_sinks = true, models[8].position = PositionKind::rope;
+        for (size_t m = 0; m < models.size(); m++) {
+            CAPTURE(m);
+            const ModelConfig& c = models[m];
+            WeightStore weights(c, Dtype::f32, false);
+            ForwardPass pass(weights, 48);
+            Stream stream;
+            weights.allocate(stream), pass.allocate(stream);
+            Random random{5, RandomStream::init};
+            const Tensor flat = weights.door.flat_weights();  // tables and sinks that start at 0 have to count
+            for (int64_t i = 0; i < flat.numel(); i++)
+                flat.as<float>()[i] = static_cast<float>(0.6 * random.normal(0, static_cast<uint64_t>(i)));
+            MicroBatch batch;
+            batch.segments = {{0, 30, 0, 30, 0}, {30, 16, 30, 16, 0}};
+            for (int32_t t = 0; t < 46; t++)
+                batch.tokens.push_back(t * t % 11), batch.targets.push_back(1), batch.positions.push_back(t < 30 ? t : t - 30);
+            batch.loss_weights.assign(46, 1.0f);
+            AttentionStats stats(c);
+            pass.loss_sum(batch, stream, &stats);
+            const Transformer& model = pass.instance().model;
+            const BlockSlot& last = model.slot().blocks[1];
+            const AttentionInputs in = model.attention_inputs(1, last.qk.slice_rows(0, 46), last.qkv.slice_rows(0, 46));
+            CHECK(static_cast<bool>(in.gate) == (c.attn_gate != GateKind::none));
+            CHECK(static_cast<bool>(in.sinks) == c.attn_sinks);
+            CHECK(static_cast<bool>(in.slopes) == (c.attn_bias == BiasKind::alibi));
+            CHECK(static_cast<bool>(in.relative) == (c.attn_bias == BiasKind::relative));
+            CHECK(static_cast<bool>(in.q_factors) == c.has_factors());
+            const AttentionParams params{0.5, c.window, c.attn_softcap};
+            check_same(stats.layers()[1], brute_force(in, batch.segments, params), 1e-4);
+        }
     }
 
     TEST_CASE("attention stats: a model whose queries are zero attends uniformly, in every layer") {

@@ -1,4 +1,4 @@
-// The steps of two kernels on their way from naive to fast, for reading: README.md explains them in order. The engine uses none of them;
+// The steps of three kernels on their way from naive to fast, for reading: README.md explains them in order. The engine uses none of them;
 // the tests run them all. Weak, since executables without GPU code have none.
 #pragma once
 
@@ -20,5 +20,14 @@ TRAINCU_GPU Matmul matmul_shared;     // a block's tiles of a and b in shared me
 TRAINCU_GPU Matmul matmul_registers;  // a thread 8x8 elements
 TRAINCU_GPU Matmul matmul_mma;        // tensor cores; M, N multiples of 64, K of 32
 TRAINCU_GPU Matmul matmul_ring;       // the next tiles arrive meanwhile; the same
+
+// out[i] = sum_j P[i,j] v[j], P[i,j] = softmax over j of scale q[i] . k[j], for the keys j that i sees: starts[i] <= j <= i. Several
+// documents lie one behind the other; starts (T) i32 holds the row where each row's document begins.
+// out, q (T,NH,HS); k, v (T,NKV,HS); all bf16, dense; NH a multiple of NKV; HS 64 or 128; sums in f32
+using Attention = void(Tensor out, Tensor q, Tensor k, Tensor v, Tensor starts, float scale, Stream& stream);
+TRAINCU_GPU Attention attention_naive;   // a thread a query, three passes over its keys
+TRAINCU_GPU Attention attention_shared;  // tiles of keys in shared memory, one pass: the online softmax
+TRAINCU_GPU Attention attention_mma;     // tensor cores, scores stay in registers; P is rounded to bf16 for the second product
+TRAINCU_GPU Attention attention_ring;    // the next keys arrive meanwhile, queries in registers; the same
 
 }  // namespace traincu::gpu::ladder

@@ -3,8 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "tests/support/numeric.h"
 
@@ -50,6 +52,34 @@ Tensor product(Pool& pool, const Tensor& a, const Tensor& b) {
             Pool::set(c, m * N + n, sum);
         }
     return c;
+}
+
+// With rounded_products the weights of the values are rounded to bf16, as tensor cores need them.
+template <class R>
+Tensor attention(Pool& pool, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& starts, R scale, bool rounded_products) {
+    const int64_t T = q.shape[0], NH = q.shape[1], NKV = k.shape[1], HS = q.shape[2];
+    Tensor out = pool.poison(Dtype::f64, {T, NH, HS});
+    for (int64_t i = 0; i < T; i++)
+        for (int64_t h = 0; h < NH; h++) {
+            const int64_t start = starts.as<int32_t>()[i];
+            auto kv_at = [&](int64_t j) { return (j * NKV + h / (NH / NKV)) * HS; };
+            std::vector<R> scores, sums(static_cast<size_t>(HS));
+            R top = -INFINITY, total = 0;
+            for (int64_t j = start; j <= i; j++) {
+                R score = 0;
+                for (int64_t d = 0; d < HS; d++)
+                    score += static_cast<R>(Pool::get(q, (i * NH + h) * HS + d)) * static_cast<R>(Pool::get(k, kv_at(j) + d));
+                scores.push_back(scale * score), top = std::max(top, scores.back());
+            }
+            for (int64_t j = start; j <= i; j++) {
+                R p = std::exp(scores[static_cast<size_t>(j - start)] - top);
+                total += p;
+                if (rounded_products) p = bf16_to_float(float_to_bf16(static_cast<float>(p)));
+                for (int64_t d = 0; d < HS; d++) sums[static_cast<size_t>(d)] += p * static_cast<R>(Pool::get(v, kv_at(j) + d));
+            }
+            for (int64_t d = 0; d < HS; d++) Pool::set(out, (i * NH + h) * HS + d, sums[static_cast<size_t>(d)] / total);
+        }
+    return out;
 }
 
 }  // namespace
@@ -107,6 +137,49 @@ TEST_SUITE("ladder") {
                 test_stream().synchronize();
                 const Tensor exact = product<double>(pool, a, b), naive = pool.copy(product<float>(pool, a, b), Dtype::bf16);
                 CHECK(relative_error(c, exact) <= 2 * relative_error(naive, exact) + 1e-7);
+            }
+        }
+    }
+
+    TEST_CASE("ladder: every step of attention is right") {
+        using namespace gpu::ladder;
+        struct Step {
+            const char* name;
+            Attention* run;
+            bool rounds_products;
+        };
+        struct Shape {
+            int64_t NH, NKV, HS;
+            std::vector<int32_t> documents;  // their lengths
+            double spread;                   // of the queries: 5 makes softmaxes of a few keys, whose largest one moves from tile to tile
+        };
+        for (const Step& step : {Step{"naive", attention_naive, false},
+                                 {"shared", attention_shared, false},
+                                 {"mma", attention_mma, true},
+                                 {"ring", attention_ring, true}}) {
+            if (absent(reinterpret_cast<const void*>(step.run))) continue;
+            for (const Shape& s : {Shape{1, 1, 64, {1}, 1},
+                                   {3, 1, 64, {17}, 1},
+                                   {1, 1, 64, {150}, 5},
+                                   {2, 1, 64, {64, 1, 63}, 1},
+                                   {4, 2, 64, {1, 34, 3, 1, 40, 5}, 5},
+                                   {1, 1, 128, {20, 70}, 2}}) {
+                Pool pool;
+                int64_t T = 0;
+                for (int32_t length : s.documents) T += length;
+                INFO(std::string(step.name), " NH ", s.NH, " HS ", s.HS, " T ", T);
+                Tensor starts = pool.zeros(Dtype::i32, {T});
+                int32_t row = 0;
+                for (int32_t length : s.documents)
+                    for (const int32_t start = row; row < start + length; row++) starts.as<int32_t>()[row] = start;
+                Tensor q = pool.normal(Dtype::bf16, {T, s.NH, s.HS}, s.spread), k = pool.normal(Dtype::bf16, {T, s.NKV, s.HS}),
+                       v = pool.normal(Dtype::bf16, {T, s.NKV, s.HS}), out = pool.poison(Dtype::bf16, {T, s.NH, s.HS});
+                const float scale = 1 / std::sqrt(static_cast<float>(s.HS));
+                step.run(out, q, k, v, starts, scale, test_stream());
+                test_stream().synchronize();
+                const Tensor exact = attention<double>(pool, q, k, v, starts, scale, false),
+                             naive = pool.copy(attention<float>(pool, q, k, v, starts, scale, step.rounds_products), Dtype::bf16);
+                CHECK(relative_error(out, exact) <= 2 * relative_error(naive, exact) + 1e-7);
             }
         }
     }

@@ -157,7 +157,7 @@ void Transformer::bind(const Stream& stream) {
         if (options_.training) d_.qk = d_.qkv.slice_cols(0, qk_width);
     }
     // Refuses here, before anything is computed, a kernel that was asked for and does not take this model.
-    if (stream.on_gpu()) gpu::chosen_attention_kernel(attention_inputs(slot_.blocks[0], door_.weights().blocks[0]));
+    if (stream.on_gpu()) gpu::chosen_attention_kernel(attention_inputs(0, view(slot_.blocks[0].qk), view(slot_.blocks[0].qkv)));
 }
 
 void Transformer::load(const MicroBatch& batch, Stream& stream) {

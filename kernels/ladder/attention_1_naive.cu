@@ -6,7 +6,7 @@
 //
 // The 32 threads of a warp ask for the same number of a key at once, one access for all. But their queries lie a token apart, and the load
 // unit goes to 32 places for 32 multiply-adds. Bytes: 2 (q) + 2 (k) for each multiply-add, out of the caches. Expected, not measured:
-// 0.2-0.5 TFLOP/s on an H200, counted as 4 HS FLOPs a pair that is seen.
+// 0.3-1 TFLOP/s on an H200, counted as 4 HS FLOPs for each pair that is seen, as in all the steps.
 #include "kernels/ladder/ladder.h"
 #include "kernels/launch.h"
 

@@ -6,9 +6,9 @@
 // multiplied by exp(top - top') and goes on. This is the online softmax (Milakov, Gimelshein 2018). Scores are computed once: 4 HS FLOPs a
 // pair.
 //
-// A thread still owns a query row. The sums of its output are in its registers; the row itself lies in shared memory, 8 numbers read for 16
-// keys. Every number of the tile is read by all threads of a warp together, 16 bytes at a time: one read for 4 multiply-adds, the rate at
-// which a multiprocessor delivers and consumes them (128 bytes, or 4 warps' multiply-adds, a clock). Global memory, or rather L2: 4 HS
+// A thread still owns a query row. The sums of its output are in its registers; the row itself lies in shared memory, 8 numbers read for
+// 16 keys. Every number of the tile is read by all threads of a warp together, 16 bytes at a time: one read for 4 multiply-adds, which
+// is the rate of both, since a multiprocessor serves one read of a warp a clock and makes 4 warps' multiply-adds. From L2 come 4 HS
 // bytes a key for 128 queries, 128 FLOPs a byte. Expected, not measured: 15-30 TFLOP/s on an H200, of 60 without tensor cores.
 #include "kernels/ladder/ladder.h"
 #include "kernels/packs.h"

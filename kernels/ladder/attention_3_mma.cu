@@ -10,10 +10,11 @@
 // exp(scale x - top) is 2^(unit x - top) with unit = scale log2(e): one multiply-add and one exp2. Only tiles that hold a pair that is not
 // seen, because it is later or of another document, are masked.
 //
-// Bytes, for 16 rows of a warp and 64 keys, 4096 HS FLOPs: ldmatrix reads 32 HS of Q, 128 HS of K, 128 HS of V, 14 FLOPs a byte, at 128
-// bytes a clock of each of 132 multiprocessors at most 420 TFLOP/s. From L2 4 HS bytes a key for 64 queries, 64 FLOPs a byte. 64x64 scores
-// are 4096 exp2, 256 clocks at 16 a clock: at HS 64 the tensor cores take at least as long for the products. And nothing overlaps: load,
-// barrier, product, softmax, product, barrier, but for the other blocks. Expected, not measured: 100-180 TFLOP/s on an H200.
+// What a warp reads with ldmatrix for its 16 rows and 64 keys, 4096 HS FLOPs: 32 HS bytes of Q, 128 HS of K, 128 HS of V. That is 14 FLOPs
+// a byte, and at 128 bytes a clock of each of 132 multiprocessors 440 TFLOP/s at most. From L2 come 4 HS bytes a key for 64 queries, 64
+// FLOPs a byte. 64x64 scores are 4,096 exp2, 256 clocks at 16 a clock: at HS 64 as long as the two products take tensor cores at their
+// best. And none of these hides another: load, barrier, product, softmax, product, barrier; only other blocks fill the gaps. Expected, not
+// measured: 100-180 TFLOP/s on an H200.
 #include "kernels/ladder/ladder.h"
 #include "kernels/launch.h"
 

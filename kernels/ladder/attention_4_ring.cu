@@ -8,8 +8,8 @@
 // Their tile comes in through the ring's second place, which keys need only from the second step on. Shared memory, HS 64: 36 KB; HS 128:
 // 68 KB.
 //
-// Bytes, for 16 rows of a warp and 64 keys, 4096 HS FLOPs: ldmatrix reads 256 HS, 16 FLOPs a byte, at most 470 TFLOP/s; L2 as in step 3, 64
-// FLOPs a byte. Expected, not measured: 180-280 TFLOP/s on an H200.
+// What a warp reads with ldmatrix for 4096 HS FLOPs: 256 HS bytes, 16 FLOPs a byte, 490 TFLOP/s at most. From L2 as in step 3, 64 FLOPs a
+// byte, 320 TFLOP/s if it delivers 5 TB/s: this is now the narrowest place. Expected, not measured: 180-260 TFLOP/s on an H200.
 //
 // From here to kernels/attention_tiled.cu: 128 queries a block, which halves the bytes from L2; a swizzle instead of padding; tiles that
 // belong to one document each, listed by the host, the longest first; any head size; biases, windows, gates; log(sum), for the backward.

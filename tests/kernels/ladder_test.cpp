@@ -161,7 +161,7 @@ TEST_SUITE("ladder") {
             for (const Shape& s : {Shape{1, 1, 64, {1}, 1},
                                    {3, 1, 64, {17}, 1},
                                    {1, 1, 64, {150}, 5},
-                                   {2, 1, 64, {64, 1, 63}, 1},
+                                   {2, 1, 64, {80, 1, 47}, 1},  // a document that begins after more than a tile of another's keys
                                    {4, 2, 64, {1, 34, 3, 1, 40, 5}, 5},
                                    {1, 1, 128, {20, 70}, 2}}) {
                 Pool pool;

@@ -134,6 +134,7 @@ cuda: $(cuda_obj)
 # Registers, shared memory, stack and spills of each kernel, for ARCH='80 86 89 90a 100 120': tests/cuda/report.txt is what is accepted
 cuda-report cuda-check: $(cuda_src:%=$(cuda_dir)/%.o)
 	@NVCC='$(NVCC)' sh scripts/cuda_report.sh $(if $(filter cuda-check,$@),--check,--update) $(cuda_src:%=$(cuda_dir)/%.o.log)
+	@[ $@ = cuda-check ] || ! command -v python3 > /dev/null || python3 scripts/attention_prediction.py
 $(cuda_dir)/%.cu.o: %.cu Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $< for$(archs:%= sm_%)"

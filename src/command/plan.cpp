@@ -49,7 +49,8 @@ void resolve(Plan& plan, int64_t available) {
     if (o.data.empty()) plan.notes.push_back("memory for samples is counted: a run makes them where it knows a tokenizer");
     if (!plan.uses.validates) plan.notes.push_back("no validation: --val-data is missing");
     if (o.packing == "documents") plan.notes.push_back("attention is counted over whole rows: with documents it takes less");
-    if (o.window > 0 && o.window < o.seq_len) plan.notes.push_back("attention is counted without its window: with it, it takes less");
+    if (const int64_t window = model_config(o).window; window > 0 && window < o.seq_len)
+        plan.notes.push_back("attention is counted without its window: with it, it takes less");
     if (parse_attn_bias(o.attn_bias).value != "")
         plan.notes.push_back("attention is counted without the columns of its bias: they come on top");
     plan.notes.push_back("kernels take some MiB more while they run; validations, samples and checkpoints take time of their own");

@@ -99,7 +99,7 @@ const std::vector<OptionRow>& option_table() {
          0,
          1,
          free},
-        {"model", "window", "", &O::window, "keys that a query sees, its own included; 0 = all before it", {}, 0, 1 << 28, same},
+        {"model", "window", "", &O::window, "tokens that a token sees, itself included; none: all before it", {}, 0, 0, same},
         {"model", "attn-softcap", "", &O::attn_softcap, "bound of attention's scores, by tanh; 0 = none", {}, 0, 1e6, same},
         {"model", "attn-sinks", "", &O::attn_sinks, "a learned number for each head in attention's softmax", {}, 0, 1, same},
         {"data", "data", "i", &O::data, "training shards: files, globs in quotes, or a folder, separated by commas", {}, 0, 0, free},
@@ -499,6 +499,15 @@ std::vector<OptionText> options_as_text(const Options& options) {
     return rows;
 }
 
+// --window as a number; 0: none.
+static int64_t window_of(const std::string& text) {
+    int64_t window = 0;
+    if (text == "none") return window;
+    if (parse_whole(text, window) && window >= 1 && window <= 1 << 28) return window;
+    throw Error(ExitCode::usage, "--window '" + text + "': a token sees at least itself",
+                "give the number of tokens, from 1 to 2^28, or none for all before it");
+}
+
 ModelConfig model_config(const Options& o) {
     if (o.n_head > 0 && o.head_size == 0 && o.d_model % o.n_head != 0)
         throw Error(
@@ -524,7 +533,7 @@ ModelConfig model_config(const Options& o) {
                                             : BiasKind::fixed;
     // of a file the rank is known once it was read: src/command/fixed_bias.h
     if (bias.kind == "factors" || bias.kind == "fixed") c.bias_rank = std::stoll(bias.value);
-    c.window = o.window, c.attn_softcap = o.attn_softcap, c.attn_sinks = o.attn_sinks;
+    c.window = window_of(o.window), c.attn_softcap = o.attn_softcap, c.attn_sinks = o.attn_sinks;
     c.check();
     c.check_context(o.seq_len, "--seq-len");
     return c;
@@ -559,7 +568,7 @@ static void set_attention_options(Options& o, const ModelConfig& c) {
                   : c.attn_bias == BiasKind::factors  ? "factors:" + std::to_string(c.bias_rank)
                   : c.attn_bias == BiasKind::fixed    ? "fixed:" + std::to_string(c.bias_rank)
                                                       : "none";
-    o.window = c.window, o.attn_softcap = c.attn_softcap, o.attn_sinks = c.attn_sinks;
+    o.window = c.window > 0 ? std::to_string(c.window) : "none", o.attn_softcap = c.attn_softcap, o.attn_sinks = c.attn_sinks;
 }
 
 void check_attention_options(const Options& o, const ModelConfig& c, const std::string& model) {

@@ -23,7 +23,7 @@ struct Options {
     std::string rope_scaling = "none";
     std::string attn_gate = "none", attn_bias = "none";
     double attn_bias_energy = 0.99, attn_softcap = 0;
-    int64_t window = 0;
+    std::string window = "none";
     bool attn_sinks = false;
     // data
     std::string data, val_data, hellaswag, packing = "stream";

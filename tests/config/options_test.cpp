@@ -87,7 +87,7 @@ TEST_SUITE("options") {
             set_model_options(back, model_config(o));
             CHECK(back.attn_bias == bias);
             CHECK(back.attn_gate == "headwise");
-            CHECK(back.window == 9);
+            CHECK(back.window == "9");
             CHECK(back.attn_softcap == 30);
             CHECK(back.attn_sinks);
         }
@@ -95,7 +95,7 @@ TEST_SUITE("options") {
              {"", "factor", "factors", "factors:", "factors:0", "factors:-1", "factors:2x", "alibi:1", "file:", "fixed:99999"})
             CHECK(has(refusal({"--vocab-size", "9", "--attn-bias", bias}), "--attn-bias"));
         CHECK(has(refusal({"--vocab-size", "9", "--attn-bias", "factors:33"}), "above the head size 32"));
-        CHECK(has(refusal({"--vocab-size", "9", "--window", "-1"}), "--window"));
+        for (const char* window : {"0", "-1", "5x", ""}) CHECK(has(refusal({"--vocab-size", "9", "--window", window}), "--window"));
         CHECK(has(refusal({"--vocab-size", "9", "--attn-gate", "both"}), "--attn-gate"));
         CHECK(has(refusal({"--vocab-size", "9", "--attn-softcap", "nan"}), "--attn-softcap"));
         CHECK(has(refusal({"--vocab-size", "9", "--position", "none", "--attn-bias", "factors:2", "--max-seq-len", "99"}), "99 rows"));

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Tables of the experiments, from the logs and evaluations that their scripts left. Called by gated_attention.sh and flashbias.sh."""
+import argparse
+import json
+import math
+import os
+import statistics
+
+GATES = ("none", "headwise", "elementwise")
+
+
+def log_of(run):
+    path = os.path.join(run, "log.jsonl")
+    return [json.loads(line) for line in open(path)] if os.path.exists(path) else []
+
+
+def losses(run):
+    """The losses of the steps, and the validations."""
+    log = log_of(run)
+    return [r["loss"] for r in log if "loss" in r], [r["val_loss"] for r in log if "val_loss" in r]
+
+
+def evaluation(run, name="eval.json"):
+    path = os.path.join(run, name)
+    return json.load(open(path))["data"][0] if os.path.exists(path) else None
+
+
+def number(value, digits=4):
+    return "-" if value is None else ("not finite" if not math.isfinite(value) else f"{value:.{digits}f}")
+
+
+def row(*cells):
+    print("| " + " | ".join(str(c) for c in cells) + " |")
+
+
+def head(*cells):
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+def milliseconds(runs):
+    """Of each run the median of its steps, the first quarter left out; sorted."""
+    medians = []
+    for run in runs:
+        steps = [r["ms"] for r in log_of(run) if "ms" in r]
+        if steps:
+            medians.append(statistics.median(steps[len(steps) // 4:]))
+    return sorted(medians)
+
+
+def gated(out, args):
+    run = lambda arm, what: os.path.join(out, f"{arm}-{what}")
+    seeds, ladder = args.seeds.split(), args.ladder.split()
+
+    print("## Attention and loss at equal tokens\n")
+    print("Of the held-out tokens, queries with at least 8 keys before their own, mean over layers; a cell is the mean over seeds (each seed).\n")
+    head("gate", "first-token share", "if uniform", "largest abs. activation", "mean gate", "gates < 0.05", "held-out loss")
+    for arm in GATES:
+        found = [e for e in (evaluation(run(arm, f"seed{s}")) for s in seeds) if e and e.get("attention")]
+
+        def cell(value, digits=3):
+            values = [value(e) for e in found]
+            if not values or None in values:
+                return "-"
+            return f"{statistics.mean(values):.{digits}f} ({', '.join(f'{v:.{digits}f}' for v in values)})"
+
+        def layers(name):
+            return lambda e: statistics.mean(a[name] for a in e["attention"]) if name in e["attention"][0] else None
+
+        row(arm, cell(layers("first_token")), f"{layers('uniform')(found[0]):.3f}" if found else "-",
+            cell(lambda e: max(a["largest"] for a in e["attention"]), 1), cell(layers("gate")), cell(layers("gates_closed")),
+            cell(lambda e: e["loss"], 4))
+    if args.least:
+        print(f"\nNo model's loss can be less than {float(args.least):.4f} on average, which is the chain's own entropy.")
+
+    print("\n## Learning rates, short runs of one seed\n")
+    print("Held-out loss at the end. A run has diverged if its loss is not finite or is not below what it began with.\n")
+    head("gate", *ladder, "highest that does not diverge", "highest step loss after the warmup, at that rate")
+    for arm in GATES:
+        cells, best, spike = [], "none", None
+        for rate in ladder:
+            steps, val = losses(run(arm, f"lr{rate}"))
+            final = val[-1] if len(val) > 1 else None
+            diverged = final is None or not math.isfinite(final) or final >= val[0]
+            cells.append("diverged" if diverged else number(final))
+            if not diverged:
+                best, spike = rate, max(steps[len(steps) // 4:], default=None)
+        row(arm, *cells, best, number(spike))
+
+    print("\n## Time of a step\n")
+    print("Median of a round's steps: median (lowest to highest) of the rounds, in which the arms took turns.\n")
+    head("gate", "ms", "beside no gate")
+    base = None
+    for arm in GATES:
+        rounds = milliseconds([run(arm, f"time{r}") for r in range(1, args.rounds + 1)])
+        ms = statistics.median(rounds) if rounds else None
+        base = base or ms
+        spread = f" ({rounds[0]:.1f} to {rounds[-1]:.1f})" if rounds else ""
+        row(arm, number(ms, 1) + spread, "-" if not ms or not base else f"{100 * (ms / base - 1):+.1f} %")
+
+
+def flashbias(out, args):
+    print("## Loss at the trained context and beyond\n")
+    print(f"Held-out loss in nats per byte, trained at {args.context} tokens of context: mean over seeds (each seed).\n")
+    head("model", "added numbers of a layer", f"loss at {args.context}", f"loss at {args.longer}")
+    for name in args.arms.split():
+        runs = [os.path.join(out, f"{name}-seed{seed}") for seed in args.seeds.split()]
+        cells = []
+        for where in ("near.json", "far.json"):
+            found = [e["loss"] for e in (evaluation(run, where) for run in runs) if e]
+            cells.append(f"{statistics.mean(found):.4f} ({', '.join(f'{v:.4f}' for v in found)})" if found else "refused")
+        row(name, open(os.path.join(runs[0], "added")).read().strip(), *cells)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("which", choices=("gated", "flashbias"))
+    parser.add_argument("out")
+    parser.add_argument("--seeds", default="1 2 3")
+    parser.add_argument("--ladder", default="")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--least", default="", help="nats per token that no model can beat")
+    parser.add_argument("--arms", default="")
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--longer", type=int, default=512)
+    args = parser.parse_args()
+    gated(args.out, args) if args.which == "gated" else flashbias(args.out, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ case $size in
     -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
     *) say "no size '$size': small or test"; exit 2 ;;
 esac
+[ -n "${OUT:-}" ] || [ "$size" = small ] || out=${out}_$size
 mkdir -p "$out"
 if [ -z "${TEXT:-}" ]; then
     sh scripts/get_corpus.sh bible > /dev/null

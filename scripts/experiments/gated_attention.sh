@@ -2,10 +2,10 @@
 # What an output gate does to attention: sinks, activations, loss, learning rates, time. Baseline, headwise and elementwise gate, three seeds.
 #
 #   small   (the default; minutes on a CPU) one layer with one head of 64 on Bigram-Backcopy (bigram_backcopy.py), whose attention has work to do at 3 tokens of 32
-#   gpu     GPT-2 124M on shards of text: DATA='train_*.bin' VAL='val_*.bin'; hours of a GPU
+#   gpu     GPT-2 124M on shards of text: DATA='train_*.bin' VAL='val_*.bin'; a day of a GPU, never run yet
 #   test    seconds: does it run?
 #
-# Writes runs/experiments/gated_attention/table.md (another folder: OUT), and report.html over the runs that the table is of. A run that is
+# Writes runs/experiments/gated_attention/table.md (gated_attention_SIZE for the others; another folder: OUT), and report.html over the runs that the table is of. A run that is
 # there and finished is not repeated. STEPS, SHORT_STEPS, THREADS change what their names say.
 #
 # usage: sh scripts/experiments/gated_attention.sh [small | gpu | test]
@@ -26,13 +26,16 @@ case $size in
     -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
     *) say "no size '$size': small, gpu or test"; exit 2 ;;
 esac
+[ -n "${OUT:-}" ] || [ "$size" = small ] || out=${out}_$size
 mkdir -p "$out"
 if [ "$size" = gpu ]; then
-    [ -n "${DATA:-}" ] && [ -n "${VAL:-}" ] || { say "size gpu: name the shards, DATA='train_*.bin' VAL='val_*.bin'"; exit 2; }
+    case ${DATA:+data}${VAL:+val} in dataval) ;; *) say "size gpu: name the shards, DATA='train_*.bin' VAL='val_*.bin'"; exit 2 ;; esac
     least=
     lr=6e-4
     ladder='6e-4 1.2e-3 2.4e-3 4.8e-3 9.6e-3'
-    model() { set -- --preset gpt2-124m --position rope --norm rmsnorm --bias 0 --batch-size 32 --total-batch-tokens 524288 --weight-decay 0.1 "$@"; call "$@"; }
+    model() {
+        "$train" --preset gpt2-124m --norm rmsnorm --position rope --bias 0 --seq-len 1024 --batch-size 32 --total-batch-tokens 524288 "$@"
+    }
     packing=stream
 else
     [ -e "$out/least" ] || python3 scripts/experiments/bigram_backcopy.py --out "$out/task" --train-documents $documents > "$out/least.part"
@@ -40,12 +43,11 @@ else
     least=$(cat "$out/least") DATA="$out/task/train_000000.bin" VAL="$out/task/val_000000.bin"
     lr=1e-2
     model() {
-        call --n-layer 1 --n-head 1 --d-model 64 --head-size 64 --d-ff 128 --norm rmsnorm --position rope --mlp gelu --bias 0 \
+        "$train" --n-layer 1 --n-head 1 --d-model 64 --head-size 64 --d-ff 128 --norm rmsnorm --position rope --mlp gelu --bias 0 \
             --tie-embeddings 0 --seq-len 64 --batch-size 64 --beta2 0.98 --weight-decay 0 "$@"
     }
     packing=documents
 fi
-call() { "$train" "$@"; }
 
 # run NAME ARM SEED LR STEPS: trains $out/NAME and evaluates it, unless that was done before. A run that fails is a result: its weights are not
 # evaluated, and the table says so.
@@ -62,6 +64,7 @@ run() {
         "$train" eval --model "$out/$name" --data "$VAL" --packing $packing --attention-stats --threads "${THREADS:-0}" \
             --max-tokens 262144 --json "$out/$name/eval.json" > /dev/null 2> "$out/$name.eval.txt" || say "$name: cannot be evaluated"
     fi
+    mkdir -p "$out/$name"
     echo $status > "$out/$name/done"
 }
 

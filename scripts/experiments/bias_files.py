@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Files for --attn-bias file: and spatial:, of which flashbias.sh says what they are for. Standard library alone.
 
-    python3 scripts/experiments/bias_files.py --out DIR [--context 128] [--heads 4]
+    python3 scripts/experiments/bias_files.py --out DIR [--context 128] [--heads 2]
 
 writes DIR/alibi.safetensors, "bias" (heads, N, N) = -m_h (i - j) with ALiBi's slopes m_h (a power of two of heads), above the diagonal
 too, where no one looks: so its rank is 2; and DIR/line.safetensors, "coordinates" (N, 1) = i / 8.
@@ -29,7 +29,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True)
     parser.add_argument("--context", type=int, default=128)
-    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=2)
     args = parser.parse_args()
     slopes = [2 ** (-8 * (h + 1) / args.heads) for h in range(args.heads)]
     n = args.context

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Token shards of the Bigram-Backcopy task (Guo et al., 2024, arXiv 2410.13835), in which a small model learns an attention sink or not.
 
-A document is BOS and 63 tokens of a fixed random Markov chain over 32 tokens; after one of 3 trigger tokens the next token is a copy of the
-one before the trigger. So attention has work to do at triggers only, and must look at something, or at nothing, everywhere else.
+A document is BOS and tokens of a fixed random Markov chain over 32 tokens; after one of 3 trigger tokens the next token is a copy of the one
+before the trigger. So attention has work to do at triggers only, and must look at something, or at nothing, everywhere else. After every token
+but the first two a document ends with probability 1/64 (at 256 tokens in any case): were all of one length, the last target, the next
+document's BOS, would be told by the distance of the own BOS, and looking at that would be work.
 
     python3 scripts/experiments/bigram_backcopy.py --out DIR [--train-documents 32000] [--val-documents 512] [--seed 1]
 
@@ -17,7 +19,7 @@ import random
 import struct
 import sys
 
-TRIGGERS, SYMBOLS, BOS, LENGTH = 3, 32, 32, 64
+TRIGGERS, SYMBOLS, BOS, ENDS, LONGEST = 3, 32, 32, 1 / 64, 256
 
 
 def chain(rng):
@@ -30,19 +32,17 @@ def chain(rng):
 
 
 def document(rng, rows, cumulative):
-    """LENGTH ids, and the entropies of their targets, given what stands before each."""
+    """Ids, and the entropies of their targets, given what stands before each."""
     symbols = range(SYMBOLS)
     ids, least = [BOS, rng.randrange(TRIGGERS, SYMBOLS)], [math.log(SYMBOLS - TRIGGERS)]
-    while len(ids) < LENGTH:
+    of_end = -ENDS * math.log(ENDS) - (1 - ENDS) * math.log(1 - ENDS)
+    while True:
         last, before = ids[-1], ids[-2]
-        if last < TRIGGERS and before != BOS:
-            ids.append(before)
-            least.append(0.0)
-        else:
-            ids.append(rng.choices(symbols, cum_weights=cumulative[last])[0])
-            least.append(-sum(p * math.log(p) for p in rows[last] if p > 0))
-    least.append(0.0)  # the last target is the next document's BOS: a model that tells its positions apart knows it
-    return ids, least
+        copies = last < TRIGGERS and before != BOS
+        least.append(of_end - (0 if copies else (1 - ENDS) * sum(p * math.log(p) for p in rows[last] if p > 0)))
+        if len(ids) == LONGEST or rng.random() < ENDS:
+            return ids, least
+        ids.append(before if copies else rng.choices(symbols, cum_weights=cumulative[last])[0])
 
 
 def write_shard(path, ids):

@@ -23,9 +23,9 @@ out=${OUT:-runs/experiments/flashbias}
 say() { echo "$*" >&2; }
 [ -x "$train" ] || { say "./train is not built yet: run  make"; exit 2; }
 command -v python3 > /dev/null || { say "python3 is not installed: the bias files and the table need it"; exit 2; }
-context=128 longer=512 heads=4
+context=128 longer=512 heads=2
 case $size in
-    small) steps=${STEPS:-250} seeds='1 2' arms='learned rope none alibi relative factors8 factors16 factors32 file spatial' ;;
+    small) steps=${STEPS:-200} seeds='1 2' arms='learned rope none alibi relative factors8 factors16 factors32 file spatial' ;;
     test) steps=${STEPS:-4} seeds=1 context=16 longer=64 arms='learned alibi relative factors8 file spatial' ;;
     -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
     *) say "no size '$size': small or test"; exit 2 ;;

@@ -1,12 +1,13 @@
 #!/bin/sh
 # What an output gate does to attention: sinks, activations, loss, learning rates, time. Baseline, headwise and elementwise gate, three seeds.
 #
-#   small   (the default; minutes on a CPU) one layer with one head of 64 on Bigram-Backcopy (bigram_backcopy.py), whose attention has work to do at 3 tokens of 32
+#   small   (the default; minutes on a CPU) one layer with one head of 64 on Bigram-Backcopy (bigram_backcopy.py), whose attention has work
+#           to do after three tokens of 32 alone
 #   gpu     GPT-2 124M on shards of text: DATA='train_*.bin' VAL='val_*.bin'; a day of a GPU, never run yet
 #   test    seconds: does it run?
 #
-# Writes runs/experiments/gated_attention/table.md (gated_attention_SIZE for the others; another folder: OUT), and report.html over the runs that the table is of. A run that is
-# there and finished is not repeated. STEPS, SHORT_STEPS, THREADS change what their names say.
+# Writes runs/experiments/gated_attention/table.md (gated_attention_SIZE for the others; another folder: OUT), and report.html over the runs
+# of the first table. A run that is there and finished is not repeated. STEPS, SHORT_STEPS, THREADS change what their names say.
 #
 # usage: sh scripts/experiments/gated_attention.sh [small | gpu | test]
 set -eu
@@ -20,7 +21,7 @@ command -v python3 > /dev/null || { say "python3 is not installed: the task's ge
 
 seeds='1 2 3' ladder='1e-3 3e-3 1e-2 3e-2 1e-1 3e-1 1' rounds=5 documents=32000
 case $size in
-    small) steps=${STEPS:-1200} short=${SHORT_STEPS:-150} ;;
+    small) steps=${STEPS:-800} short=${SHORT_STEPS:-100} ;;
     test) steps=${STEPS:-12} short=${SHORT_STEPS:-4} seeds='1 2' ladder='1e-3 1e-2' rounds=1 documents=256 ;;
     gpu) steps=${STEPS:-4000} short=${SHORT_STEPS:-400} ;;
     -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
@@ -44,7 +45,7 @@ else
     lr=1e-2
     model() {
         "$train" --n-layer 1 --n-head 1 --d-model 64 --head-size 64 --d-ff 128 --norm rmsnorm --position rope --mlp gelu --bias 0 \
-            --tie-embeddings 0 --seq-len 64 --batch-size 64 --beta2 0.98 --weight-decay 0 "$@"
+            --tie-embeddings 0 --seq-len 256 --batch-size 16 --beta2 0.98 --weight-decay 0 "$@"
     }
     packing=documents
 fi

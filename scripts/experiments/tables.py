@@ -71,7 +71,7 @@ def gated(out, args):
             cell(lambda e: max(a["largest"] for a in e["attention"]), 1), cell(layers("gate")), cell(layers("gates_closed")),
             cell(lambda e: e["loss"], 4))
     if args.least:
-        print(f"\nNo model's loss can be less than {float(args.least):.4f} on average, which is the chain's own entropy.")
+        print(f"\nNo model's loss can be less than {float(args.least):.4f} on average, which is the entropy of the chain and of where documents end.")
 
     print("\n## Learning rates, short runs of one seed\n")
     print("Held-out loss at the end. A run has diverged if its loss is not finite or is not below what it began with.\n")

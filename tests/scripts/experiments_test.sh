@@ -19,25 +19,25 @@ holds "experiments: another seed makes others" sh -c '! cmp -s a/train_000000.bi
 holds "experiments: after a trigger comes what stood before it, except after BOS" python3 - <<'END'
 import array
 ids = array.array("H", open("a/train_000000.bin", "rb").read()[1024:])
-assert len(ids) == 200 * 64
+starts = [i for i, id in enumerate(ids) if id == 32] + [len(ids)]
+assert len(starts) == 201 and starts[0] == 0 and max(ids) == 32
 copies = others = 0
-for start in range(0, len(ids), 64):
-    document = ids[start:start + 64]
-    assert document[0] == 32 and 3 <= document[1] < 32 and max(document[1:]) < 32
-    for t in range(2, 63):
-        if document[t] < 3:
-            assert document[t + 1] == document[t - 1]
-            copies += 1
-        else:
-            others += document[t + 1] == document[t - 1]
-assert copies > 100 and others < 0.5 * 200 * 61, (copies, others)
+for begin, end in zip(starts, starts[1:]):
+    document = ids[begin:end]
+    assert 2 <= len(document) <= 256 and document[1] >= 3
+    for t in range(2, len(document) - 1):
+        copied = document[t + 1] == document[t - 1]
+        assert copied or document[t] >= 3
+        copies, others = copies + (document[t] < 3), others + (copied and document[t] >= 3)
+assert copies > 100 and others < len(ids) / 2, (copies, others)
+assert 48 < len(ids) / 200 < 80, len(ids)
 END
 holds "experiments: the least loss is below that of guessing" awk '{ exit !($1 > 0.5 && $1 < 3.4965) }' a.least
 
 [ -x "$repo/train" ] || { skip "experiments: the runs" "./train is not built"; finish; }
 ln -s "$repo/train" train
 run ./train inspect a/val_000000.bin
-expect "experiments: the shards are what ./train reads" 0 "vocabulary *33, end-of-text 32" "documents *60, 64.0 tokens each"
+expect "experiments: the shards are what ./train reads" 0 "vocabulary *33, end-of-text 32" "documents *60, [0-9.]* tokens each"
 
 # ---- a ./train that notes its calls, and whose runs with a learning rate of 1e-2 fail
 cat > noting <<'END'
@@ -52,7 +52,7 @@ run sh scripts/experiments/gated_attention.sh huge;   expect "experiments: an un
 run sh scripts/experiments/gated_attention.sh gpu;    expect "experiments: the large size wants shards" 2 "name the shards"
 run sh scripts/experiments/gated_attention.sh test
 out=runs/experiments/gated_attention_test
-expect "experiments: gated_attention runs" 0 "^| elementwise | 0[.][0-9]* (0[.][0-9]*, 0[.][0-9]*) | 0.036 | .* | 0[.][0-9]* (0[.]" "headwise-lr1e-2: ended with 4"
+expect "experiments: gated_attention runs" 0 "^| elementwise | 0[.][0-9]* (0[.][0-9]*, 0[.][0-9]*) | 0[.]0[0-9]* | .* | 0[.][0-9]* (0[.]" "headwise-lr1e-2: ended with 4"
 holds "experiments: its table is what it printed" grep -q "^| none | 0[.].* - | - |" $out/table.md
 holds "experiments: a run that failed is called diverged, its arm's highest rate is the one below" \
     grep -q "^| headwise | [0-9.]* | diverged | 1e-3 |" $out/table.md
@@ -68,7 +68,7 @@ holds "experiments: nothing is trained twice" [ "$(grep -vc '^report' calls.txt)
 for i in $(seq 400); do echo "$i In the beginning was the word, and the word was $i."; done > text.txt
 : > calls.txt
 run env TEXT=text.txt sh scripts/experiments/flashbias.sh test
-expect "experiments: flashbias runs" 0 "^| alibi | 0 | [0-9.]* ([0-9.]*) | [0-9.]* ([0-9.]*) |" "^| relative | 576 |"
+expect "experiments: flashbias runs" 0 "^| alibi | 0 | [0-9.]* ([0-9.]*) | [0-9.]* ([0-9.]*) |" "^| relative | 288 |"
 for arm in learned factors8 file spatial; do
     holds "experiments: $arm refuses the longer context" grep -q "^| $arm | .* | refused |$" runs/experiments/flashbias_test/table.md
 done

@@ -29,9 +29,10 @@ while read -r file; do grep -oE -e '--[a-z][a-z0-9-]*' "$file"; done < "$tmp/rea
 while read -r file; do sed -n 's/.*TEST_SUITE("\([^"]*\)").*/\1/p' "$file"; done < "$tmp/sources" | sort -u > "$tmp/suites"
 : > "$tmp/help" # "COMMAND --flag" a line, and "COMMAND" alone; training is "train"
 if [ -x ./train ]; then
-    for command in $(./train --help | sed -n 's/^Other commands: *\([a-z ]*\);.*/\1/p') train; do
+    for command in $(./train --help | sed -n 's/^Other commands: *\([a-z ]*\);.*/\1/p') 'bench attention' train; do
         echo "$command"
-        if [ "$command" = train ]; then ./train --help; else ./train "$command" --help; fi |
+        # shellcheck disable=SC2086  # a command of two words
+        if [ "$command" = train ]; then ./train --help; else ./train $command --help; fi |
             grep -oE '^ +(-[A-Za-z],)?--[a-z][a-z0-9-]*' | tr -s ' ,' '\n' | sed -n "s/^-/$command -/p"
     done > "$tmp/help"
     grep -o -e '--.*' "$tmp/help" >> "$tmp/flags"
@@ -102,6 +103,7 @@ problems() {
             gsub(/\047[^\047]*\047/, "X", line)
             n = split(line, token, " "); command = "train"; i = 1
             if (n >= 1 && token[1] ~ /^[a-z]+$/) { command = token[1]; i = 2 }
+            if (n >= 2 && (command " " token[2]) in help && token[2] ~ /^[a-z]+$/) { command = command " " token[2]; i = 3 }
             if (!(command in help)) { say("./train has no command `" command "`"); return }
             for (; i <= n; i++) {
                 flag = token[i]; sub(/=.*/, "", flag); sub(/[.,:]+$/, "", flag)

@@ -83,8 +83,7 @@ __global__ void __launch_bounds__(TiledForward<HS>::threads)
             tiled_scores<chunks>(s, q_tile, warp * 16, k_tile);
         }
         if (!tiled_plain(scores)) {
-            float derivative[steps][4];
-            tiled_cap(s, derivative, scores);
+            tiled_cap(s, scores, [](int, int, float) {});
             if (scores.bias == AttentionBias::factors) {
                 const int64_t shift = position - beside;  // position of key 0
                 const TiledFactors left{scores.q_factors, position, head, count, scores.R};

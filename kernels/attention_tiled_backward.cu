@@ -87,13 +87,13 @@ struct TiledStep {
     int64_t q_start, first_position;
 };
 
-// s becomes P, dP becomes dS: `lse` and `D` of each element's query by element(n, e).
+// dP - D, of each element's query by row_of(n, e): before the scores are there, so that cap' can join it at once.
 template <int steps, class Row>
-__device__ void tiled_differentiate(float (&s)[steps][4], float (&dP)[steps][4], const float* D, Row&& row_of) {
+__device__ void tiled_subtract(float (&dP)[steps][4], const float* D, Row&& row_of) {
 #pragma unroll
     for (int n = 0; n < steps; n++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) dP[n][e] = s[n][e] * (dP[n][e] - D[row_of(n, e)]);
+        for (int e = 0; e < 4; e++) dP[n][e] -= D[row_of(n, e)];
 }
 
 template <int steps>
@@ -197,12 +197,16 @@ __global__ void __launch_bounds__(TiledBackward<HS, true>::threads)
             float s[steps][4], dS[steps][4] = {};
             const bool seen = !pairs.empty(step, window);
             if (seen) {
-                float derivative[steps][4];
                 const TiledFactors keys{scores.k_factors, now.first_position - before, kv_head, now.kv_len, scores.R};
                 const TiledFactors queries{scores.q_factors, now.first_position, now.head, now.q_len, scores.R};
+                auto query_of = [&](int n, int e) { return stage * step + n * 8 + lane % 4 * 2 + e % 2; };
+                tiled_scores<chunks>(dS, v_tile, row, dout_tile);
+                tiled_subtract(dS, rows_D, query_of);
                 tiled_scores<chunks>(s, k_tile, row, q_tile);
                 if (!tiled_plain(scores)) {
-                    tiled_cap(s, derivative, scores);
+                    tiled_cap(s, scores, [&](int n, int e, float slope) {
+                        if (walk == 0) dS[n][e] *= slope;  // factors are added behind the cap
+                    });
                     if (scores.bias == AttentionBias::factors)
                         tiled_add_factors(s, keys, now.key + row, queries, now.query);
                     else
@@ -210,20 +214,16 @@ __global__ void __launch_bounds__(TiledBackward<HS, true>::threads)
                                        before + now.query - (now.key + Shape::rows - 1));
                 }
                 if (!pairs.whole(step, window)) tiled_mask(s, pairs, window);
-                auto query_of = [&](int n, int e) { return stage * step + n * 8 + lane % 4 * 2 + e % 2; };
 #pragma unroll
                 for (int n = 0; n < steps; n++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) s[n][e] = exp2f(fmaf(s[n][e], unit, -rows_lse[query_of(n, e)]));
                 if (walk == 0) tiled_add_rows<chunks>(dv, s, dout_tile, col);
-                tiled_scores<chunks>(dS, v_tile, row, dout_tile);
-                tiled_differentiate(s, dS, rows_D, query_of);
-                if (walk > 0) {
+                tiled_scale_by(dS, s);
+                if (walk > 0)
                     tiled_add_factor_rows(dk, dS, queries, now.query, r);
-                } else {
-                    if (scores.softcap > 0) tiled_scale_by(dS, derivative);
+                else
                     tiled_add_rows<chunks>(dk, dS, q_tile, col);
-                }
             }
             if (!d.dq_sums) continue;
 
@@ -320,12 +320,16 @@ __global__ void __launch_bounds__(TiledBackward<HS, false>::threads)
             const bf16 *k_tile = ring + stage * Shape::stage, *v_tile = k_tile + Shape::tile;
             const TiledPairs<true> pairs{beside + row, key};
             if (pairs.empty(step, window)) continue;
-            float s[steps][4], dS[steps][4], derivative[steps][4];
+            float s[steps][4], dS[steps][4];
             const TiledFactors queries{scores.q_factors, position, head, count, scores.R};
             const TiledFactors keys{scores.k_factors, position - beside, kv_head, static_cast<int>(segment.kv_len), scores.R};
+            tiled_scores<chunks>(dS, dout_tile, row, v_tile);
+            tiled_subtract(dS, D, [](int, int e) { return e / 2; });
             tiled_scores<chunks>(s, q_tile, row, k_tile);
             if (!tiled_plain(scores)) {
-                tiled_cap(s, derivative, scores);
+                tiled_cap(s, scores, [&](int n, int e, float slope) {
+                    if (walk == 0) dS[n][e] *= slope;  // factors are added behind the cap
+                });
                 if (scores.bias == AttentionBias::factors)
                     tiled_add_factors(s, queries, row, keys, key);
                 else
@@ -336,14 +340,11 @@ __global__ void __launch_bounds__(TiledBackward<HS, false>::threads)
             for (int n = 0; n < steps; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) s[n][e] = exp2f(fmaf(s[n][e], unit, -lse[e / 2]));
-            tiled_scores<chunks>(dS, dout_tile, row, v_tile);
-            tiled_differentiate(s, dS, D, [](int, int e) { return e / 2; });
-            if (walk > 0) {
+            tiled_scale_by(dS, s);
+            if (walk > 0)
                 tiled_add_factor_rows(dq, dS, keys, key, r);
-            } else {
-                if (scores.softcap > 0) tiled_scale_by(dS, derivative);
+            else
                 tiled_add_rows<chunks>(dq, dS, k_tile, col);
-            }
         }
         if (walk > 0)
             tiled_store<false>(d.dq_factors, first + row, count - row, head, d.factors, r, 1.0f, dq);

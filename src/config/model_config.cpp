@@ -74,7 +74,7 @@ void ModelConfig::check() const {
         refuse(format("--attn-bias: the rank %lld is above the head size %lld or 256: the bias would cost more than attention itself",
                       static_cast<long long>(bias_rank), static_cast<long long>(head_size)),
                "choose a lower rank, or --attn-bias relative");
-    if (window < 0) refuse("--window must be at least 1, or 0 for no window", "give a positive number");
+    if (window < 0) refuse("--window must be at least 1, or none", "give a positive number");
     if (!(attn_softcap >= 0 && attn_softcap <= 1e6)) refuse("--attn-softcap must be from 0 (none) to 1e6", "give such a number");
 }
 

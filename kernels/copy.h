@@ -1,10 +1,10 @@
 // Moving numbers: clearing, copying rows, changing the type.
 //
 //   zero       x = 0
-//   copy       to = from, rounded to the nearest (even) where `to` is bf16 and `from` f32
+//   copy       to = from, rounded to the nearest (even) where `to` is narrower
 //
 // Shapes: to, from (N,C) or of any equal shape; both may be strided views (rows further apart than they are long). Types equal, or f32 and
-// bf16 either way (GPU; on the CPU too, since checkpoints need it).
+// a 16-bit type (bf16, f16) either way; on a CPU also from a 16-bit type or f32 to f64.
 // Bytes per element: its sizes. No FLOPs.
 #pragma once
 

@@ -6,8 +6,9 @@
 //   dwte[token[t],:] += dout[t,:],   dwpe[position[t],:] += dout[t,:]
 // Each row of dwte sums its tokens in ascending t, so the result depends on neither threads nor timing.
 //
-// Shapes: tokens (T) i32, positions (T) i32, wte (Vp,C), wpe (maxT,C) or absent (rotary positions), out (T,C). dwte, dwpe have the
-// gradients' type (statistics_of(), src/base/dtype.h). token_order (T) i32: the rows t sorted by token[t], equal ones ascending;
+// Shapes: tokens (T) i32, positions (T) i32, wte (Vp,C), wpe (maxT,C) or absent (rotary positions), out (T,C). wte and wpe are of any
+// stored type, each of its own (f32, bf16, f16; on a CPU f64), and added in f32 (f64) before the sum is rounded to out's. dwte, dwpe have
+// the gradients' type (statistics_of(), src/base/dtype.h). token_order (T) i32: the rows t sorted by token[t], equal ones ascending;
 // position_order likewise (absent without wpe). The GPU finds in them, without a search, what adds up to one row; the host sorts, since it
 // has the tokens. Every token must be a row of wte and every position one of wpe: whoever loads a batch checks that (sorted_order(), and on
 // the CPU it is checked here again). Saved for backward: nothing but the tokens and positions. Bytes per token, s = size of an element:

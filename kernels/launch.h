@@ -34,11 +34,11 @@ constexpr int64_t shared_asked_from = 32 * 1024;
 //   T (&shared_array<T, n, tag>())[n]   a static array in shared memory; `tag` tells two of the same type and size apart
 //   Pack<T> load16(const T*), load16_streaming(const T*), void store16(T*, Pack<T>), store16_streaming    16 bytes, aligned; Pack<T> is an array
 //                                       of 16 / sizeof(T) elements, .size and operator[]; streaming: not worth keeping in the caches
-//   float to_float(bf16 or float), T from_float<T>(float)        rounded to the nearest, to the even one of two
+//   float to_float(bf16, f16 or float), T from_float<T>(float)   rounded to the nearest, to the even one of two
 //   uint32_t pack_bf16x2(float low, float high)
 //   float warp_sum(float), warp_max(float)                       all lanes get the result; a fixed tree
 //   float block_sum(float), block_max(float)                     all threads get the result; blockDim.x a multiple of 32, at most 1024; a fixed tree
 //   void ldmatrix_x4(uint32_t (&r)[4], const void* row), ldmatrix_x4_trans       `row`: of this lane, 16 bytes in shared memory
-//   void mma_m16n8k16<bf16|half_bits>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])     d += a b, f32 sums
+//   void mma_m16n8k16<bf16|f16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])     d += a b, f32 sums
 //   void cp_async16(void* shared, const void* global, bool valid)    16 bytes from global to shared memory; zeros where !valid
 //   void cp_async_commit(), cp_async_wait<n>()                        wait until at most n of this thread's groups are under way

@@ -72,6 +72,12 @@ __device__ void store16_streaming(T* to, const Pack<T>& pack) {
 inline __device__ float to_float(float x) { return x; }
 inline __device__ float to_float(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 
+inline __device__ float to_float(f16 x) {
+    float result;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
+    return result;
+}
+
 template <class T>
 __device__ T from_float(float x);
 template <>
@@ -82,6 +88,12 @@ template <>
 inline __device__ bf16 from_float<bf16>(float x) {
     bf16 result;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(x));
+    return result;
+}
+template <>
+inline __device__ f16 from_float<f16>(float x) {
+    f16 result;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(x));
     return result;
 }
 inline __device__ uint32_t pack_bf16x2(float low, float high) {
@@ -110,10 +122,6 @@ inline __device__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
                  : "memory");
 }
 
-struct half_bits {  // fp16, as stored
-    uint16_t bits;
-};
-
 // d (16,8) += a (16,16) b (16,8). With g = lane / 4 and c = 2 (lane % 4), a lane holds, two neighbours of a row in a register:
 //   a[0] = (g, c)  a[1] = (g+8, c)  a[2] = (g, c+8)  a[3] = (g+8, c+8)      b[0] = (c, g), (c+1, g)  b[1] = (c+8, g), (c+9, g)
 //   d[0], d[1] = (g, c), (g, c+1)   d[2], d[3] = (g+8, c), (g+8, c+1)
@@ -126,7 +134,7 @@ inline __device__ void mma_m16n8k16<bf16>(float (&d)[4], const uint32_t (&a)[4],
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 template <>
-inline __device__ void mma_m16n8k16<half_bits>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+inline __device__ void mma_m16n8k16<f16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -17,6 +17,7 @@ namespace cpu {
 namespace {
 
 GemmEngine wanted_engine = GemmEngine::automatic;
+F32Products wanted_products = F32Products::fp32;
 
 double seconds = 0, flops = 0;
 
@@ -193,6 +194,9 @@ std::string gemm_engine_name(Device device) {
     }
     return "own";
 }
+
+void set_f32_products(F32Products products) { cpu::wanted_products = products; }
+F32Products f32_products() { return cpu::wanted_products; }
 
 double matmul_seconds() { return cpu::seconds; }
 double matmul_flops() { return cpu::flops; }

@@ -14,8 +14,10 @@
 //   gelu backward_input   dpre = gelu'(pre) * (dout W)     (N,IC) = (N,IC) * (N,OC) (OC,IC): pre is what the layer before saved
 //
 // Shapes: as above, row-major; inp, out, dinp, dout may be strided views (slices of a packed buffer). An absent bias or dbias is left out.
-// dweight, dbias are of the gradients' type (statistics_of(), src/base/dtype.h). Beside GELU, out, pre and dpre are contiguous, and no two
-// of a call's tensors share memory.
+// Types: activations and their gradients f32, bf16, or on a CPU f64; weight and bias of the same type. Beside activations of f32 or f64
+// (LayerCast) the weight may also be stored in bf16 or f16: each is widened on its way to the product, which is exact, and nothing else is
+// rounded. dweight, dbias are of the gradients' type (statistics_of(), src/base/dtype.h). Sums are f32 (f64 beside f64). Beside GELU, out,
+// pre and dpre are contiguous, and no two of a call's tensors share memory.
 // Saved for backward: inp; pre.
 // Bytes, s = size of an element: s (N IC + OC IC + N OC) each; dweight is read as well as written (s OC IC more), and dbias reads dout
 // once more. With GELU: the product and the activation after it, less one reading of pre, or a writing and a reading of dpre, where the
@@ -54,6 +56,15 @@ void set_gemm_engine(GemmEngine engine);                    // Error(usage) if t
 GemmEngine gemm_engine(Device device = Device::cpu);        // own, onednn or cublaslt
 void check_gemm_engine(Device device);                      // Error(usage) if the engine that was set is one of the other device's
 std::string gemm_engine_name(Device device = Device::cpu);  // "own (AVX-512)", "oneDNN 2.6.3", "own (tensor cores)", "cuBLASLt 13.0.2"
+
+// How a GPU multiplies f32 activations under LayerCast. fp32: as written. bf16x2, bf16x3: on tensor cores, after each f32 operand is split
+// into bf16 terms, x1 = bf16(x), x2 = bf16(x - x1), x3 = bf16(x - x1 - x2) (0 where x is not finite); three hold all 24 bits. A weight in
+// bf16 is one term already: 2 or 3 products forward and backward_input; backward_weight has two f32 operands, 3 products (x1 y1, x1 y2,
+// x2 y1) or 6 (what is not below 2^-24). They are summed in f32, the smallest terms first, within each unit. Products of an f32 or f16
+// weight stay as written. Source: Henry, Tang, Heinecke 2019; Ootomo, Yokota 2022.
+enum class F32Products { fp32, bf16x2, bf16x3 };
+void set_f32_products(F32Products products);
+F32Products f32_products();
 
 // Seconds spent in the functions above on the CPU since the program started: a step's share of matrix products is told from it.
 double matmul_seconds();

@@ -249,26 +249,6 @@ const StoredTensor* SafetensorsFile::find(const std::string& name) const {
 // ----------------------------------------------------------------------------------------------------------------------
 // reading values
 
-float half_to_float(uint16_t bits) {
-    uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000 | mantissa << 13);             // infinity, NaN
-    if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);  // bias 15 becomes 127
-    float magnitude = static_cast<float>(mantissa) * 0x1p-24f;                                       // subnormal in 16 bits, normal in 32
-    return sign ? -magnitude : magnitude;
-}
-
-uint16_t float_to_half(float value) {
-    const uint32_t bits = std::bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7FFFFFFF;
-    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7C00 | std::max<uint32_t>(magnitude >> 13 & 0x3FF, 1));  // NaN
-    if (magnitude >= 0x477FF000) return static_cast<uint16_t>(sign | 0x7C00);  // from 65520 on infinity is the nearest
-    if (magnitude < 0x38800000) {                                              // below 2^-14: a multiple of 2^-24; the addition rounds
-        const float shifted = std::bit_cast<float>(magnitude) + 0x1p-1f;       // 0.5 has 24 bits of fraction down to 2^-24
-        return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) & 0x7FF));
-    }
-    const uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);    // half a step, and to the even one of two
-    return static_cast<uint16_t>(sign | ((rounded >> 13) - (112 << 10)));  // bias 127 becomes 15
-}
-
 void SafetensorsFile::read_f32(const StoredTensor& tensor, int64_t first, int64_t count, float* out) const {
     ENSURE(first >= 0 && count >= 0 && first + count <= tensor.numel());
     const int64_t at = tensor.offset + first * size_of(tensor.type);

@@ -57,7 +57,4 @@ private:
     std::map<std::string, std::string> metadata_;
 };
 
-float half_to_float(uint16_t bits);   // IEEE binary16, exact
-uint16_t float_to_half(float value);  // rounded to the nearest, to the even one of two
-
 }  // namespace traincu

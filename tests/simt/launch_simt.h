@@ -97,6 +97,7 @@ __forceinline__ void store16_streaming(T* to, const Pack<T>& pack, TRAINCU_SIMT_
 
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) { return bf16_to_float(x.bits); }
+inline float to_float(f16 x) { return half_to_float(x.bits); }
 
 template <class T>
 T from_float(float x);
@@ -108,6 +109,10 @@ template <>
 inline bf16 from_float<bf16>(float x) {
     return {float_to_bf16(x)};
 }
+template <>
+inline f16 from_float<f16>(float x) {
+    return {float_to_half(x)};
+}
 inline uint32_t pack_bf16x2(float low, float high) { return static_cast<uint32_t>(float_to_bf16(high)) << 16 | float_to_bf16(low); }
 
 // ---- tensor cores
@@ -115,13 +120,9 @@ inline uint32_t pack_bf16x2(float low, float high) { return static_cast<uint32_t
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, TRAINCU_SIMT_HERE) { simt::ldmatrix(r, row, false, at); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, TRAINCU_SIMT_HERE) { simt::ldmatrix(r, row, true, at); }
 
-struct half_bits {  // fp16, as stored
-    uint16_t bits;
-};
-
 template <class T>
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], TRAINCU_SIMT_HERE) {
-    static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, half_bits>);
+    static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>);
     simt::mma(d, a, b, std::is_same_v<T, bf16>, at);
 }
 

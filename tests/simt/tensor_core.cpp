@@ -23,11 +23,6 @@ struct MmaOperand {
     const uint32_t *a, *b;
 };
 
-float half_to_float(uint16_t bits) {
-    _Float16 half;
-    std::memcpy(&half, &bits, 2);
-    return static_cast<float>(half);
-}
 template <bool is_bf16>
 float element(uint32_t pair, int which) {
     const auto bits = static_cast<uint16_t>(pair >> 16 * which);
@@ -85,7 +80,7 @@ void ldmatrix(uint32_t (&r)[4], const void* row, bool transposed, const Where& a
 
 void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16, const Where& at) {
     MmaOperand mine{d, a, b};
-    meet(whole_warp, bf16 ? "mma_m16n8k16<bf16>" : "mma_m16n8k16<half_bits>", &mine, bf16 ? mma_of_warp<true> : mma_of_warp<false>, at);
+    meet(whole_warp, bf16 ? "mma_m16n8k16<bf16>" : "mma_m16n8k16<f16>", &mine, bf16 ? mma_of_warp<true> : mma_of_warp<false>, at);
 }
 
 // ---- cp.async

@@ -36,7 +36,7 @@ TEST_SUITE("simt") {
                   "// __global__ void commented_kernel()\n/* __global__ void\nno_kernel() */ __global__ void\n  two_kernel (int)") ==
               std::set<std::string>{"one_kernel", "two_kernel"});
         CHECK(simt::functions_named("product_kernel") ==
-              std::set<std::string>{"product_kernel<traincu::bf16>", "product_kernel<traincu::gpu::half_bits>"});
+              std::set<std::string>{"product_kernel<traincu::bf16>", "product_kernel<traincu::f16>"});
         CHECK(simt::functions_named("sum_pack_kernel") == std::set<std::string>{"sum_pack_kernel"});  // has a template as parameter
     }
 

@@ -81,7 +81,7 @@ __global__ void product_kernel(float* out, const uint16_t* a, const uint16_t* b)
     out[(g + 8) * 8 + c] = d[2], out[(g + 8) * 8 + c + 1] = d[3];
 }
 void product_m16n8k16(float* out, const void* a, const void* b, bool is_bf16, Stream& stream) {
-    launch(is_bf16 ? product_kernel<bf16> : product_kernel<half_bits>, 1, 32, (16 + 8) * 16 * 2, stream, out,
+    launch(is_bf16 ? product_kernel<bf16> : product_kernel<f16>, 1, 32, (16 + 8) * 16 * 2, stream, out,
            static_cast<const uint16_t*>(a), static_cast<const uint16_t*>(b));
 }
 

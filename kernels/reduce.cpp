@@ -8,7 +8,7 @@ namespace traincu {
 namespace cpu {
 namespace {
 
-constexpr int64_t block_size = 4096, lanes = 16;
+constexpr int64_t lanes = 16;
 
 // The sum of term(x[i]) over one block. Sixteen sums side by side, in the source and not left to the compiler:
 // the same bits whatever the width of the machine's vectors.
@@ -24,21 +24,20 @@ double sum_block(const T* x, int64_t size, Term term) {
     return std::accumulate(sums, sums + lanes, 0.0);
 }
 
+// total += block after block.
 template <class T, class Term>
-double sum_blocks(const T* x, int64_t size, Term term) {
-    int64_t blocks = div_ceil(size, block_size);
+void add_blocks(double& total, const T* x, int64_t size, int64_t block_size, Term term) {
+    const int64_t blocks = div_ceil(size, block_size);
     std::vector<double> partial(static_cast<size_t>(blocks));
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < blocks; b++)
         partial[static_cast<size_t>(b)] = sum_block(x + b * block_size, std::min(block_size, size - b * block_size), term);
-    return std::accumulate(partial.begin(), partial.end(), 0.0);
+    total = std::accumulate(partial.begin(), partial.end(), total);
 }
 
 template <class Term>
-double sum_terms(const Tensor& x, Term term) {
-    double total = 0;
-    dispatch_real(x.dtype, [&](auto real) { total = sum_blocks(x.as<decltype(real)>(), x.numel(), term); });
-    return total;
+void add_terms(const Tensor& total, const Tensor& x, int64_t block_size, Term term) {
+    dispatch_real(x.dtype, [&](auto real) { add_blocks(*total.as<double>(), x.as<decltype(real)>(), x.numel(), block_size, term); });
 }
 
 }  // namespace
@@ -47,13 +46,13 @@ double sum_terms(const Tensor& x, Term term) {
 void sum(Tensor total, Tensor x, Stream& stream) {
     ENSURE(x.contiguous() && total.is({1}));
     if (stream.on_gpu()) return gpu::sum(total, x, stream);
-    *total.as<double>() += cpu::sum_terms(x, [](double value) { return value; });
+    cpu::add_terms(total, x, 256, [](double value) { return value; });
 }
 
 void sum_squares(Tensor total, Tensor x, Stream& stream) {
     ENSURE(x.contiguous() && total.is({1}));
     if (stream.on_gpu()) return gpu::sum_squares(total, x, stream);
-    *total.as<double>() += cpu::sum_terms(x, [](double value) { return value * value; });
+    cpu::add_terms(total, x, 4096, [](double value) { return value * value; });
 }
 
 }  // namespace traincu

@@ -63,9 +63,9 @@ TEST_SUITE("reduce") {
         if (!on_gpu()) return;
         Stream stream(Device::cuda, 2 * 8);  // a workspace for two blocks' sums
         Tensor in_turns = pool.zeros(Dtype::f64, {1});
-        traincu::sum(in_turns, real, stream);
+        traincu::sum_squares(in_turns, real, stream);
         stream.synchronize();
-        CHECK(Pool::get(in_turns, 0) == total);
+        CHECK(Pool::get(in_turns, 0) == squares);
     }
 
     TEST_CASE("reduce: small terms are not lost beside large ones, as they would be in float") {
@@ -89,6 +89,25 @@ TEST_SUITE("reduce") {
         for (int64_t begin = 0; begin < x.numel(); begin += 4096)
             by_blocks += sum_squares(x.slice_rows(begin, std::min<int64_t>(4096, x.numel() - begin)));
         CHECK(by_blocks == one);
+    }
+
+    TEST_CASE("reduce: the sum has the same bits however the elements are split into calls at multiples of 256") {
+        Pool pool;
+        const int64_t n = 8 * 2048 + 100;
+        Tensor x = pool.normal(Dtype::f32, {n});  // of 2^-40 to 2^40: in double too the order of such a sum is seen
+        for (int64_t i = 0; i < n; i++) Pool::set(x, i, std::ldexp(Pool::get(x, i), static_cast<int>(i * 7919 % 81) - 40));
+        Tensor whole = pool.filled(Dtype::f64, {1}, 0.1);
+        traincu::sum(whole, x, test_stream());
+        for (int64_t step : {256, 512, 2048, 5 * 256, 64 * 256}) {
+            CAPTURE(step);
+            Tensor total = pool.filled(Dtype::f64, {1}, 0.1);
+            on_threads(step % 512 == 0 ? 5 : 2, [&] {
+                for (int64_t begin = 0; begin < n; begin += step)
+                    traincu::sum(total, x.slice_rows(begin, std::min(step, n - begin)), test_stream());
+                test_stream().synchronize();
+            });
+            CHECK(equal_bits(total, whole));
+        }
     }
 
     TEST_CASE("reduce: the same bits wherever the elements lie" * doctest::skip(!on_gpu())) {

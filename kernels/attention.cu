@@ -58,11 +58,11 @@ __global__ void __launch_bounds__(attention_pass_threads)
 // partials[part, h] = - sum over the part's rows of exp(sink - lse) D: 8 sums side by side, each of every eighth row, then added in order.
 template <class T>
 __global__ void __launch_bounds__(attention_sink_heads* attention_sink_rows)
-    attention_sinks_kernel(float* partials, const T* sinks, const float* lse, const float* D, int NH, Parts parts) {
+    attention_sinks_kernel(float* partials, const T* sinks, const float* lse, const float* D, int NH, Parts parts, int64_t first_part) {
     float(&sums)[attention_sink_rows * attention_sink_heads] = shared_array<float, attention_sink_rows * attention_sink_heads>();
     const int column = static_cast<int>(threadIdx.x), side = static_cast<int>(threadIdx.y);
     const int head = static_cast<int>(blockIdx.y) * attention_sink_heads + column;
-    const PartRows part(parts, blockIdx.x);
+    const PartRows part(parts, first_part + blockIdx.x);
     float sum = 0;
     if (head < NH) {
         const float sink = to_float(sinks[head]);
@@ -96,15 +96,19 @@ void attention_first_pass(const AttentionGradients& d, const Tensor& dout, const
 }
 
 template <class T>
-void attention_sinks(const Tensor& dsinks, const Tensor& sinks, const Tensor& lse, const Tensor& D, Stream& stream) {
+void attention_sinks(const Tensor& dsinks, const Tensor& sinks, const Tensor& lse, const Tensor& D, int64_t unit_rows, Stream& stream) {
     const int64_t NH = lse.cols(), part_bytes = NH * size_of(Dtype::f32), room = stream.workspace_bytes() / part_bytes;
     ENSURE(room > 0);
-    const Parts parts = Parts::of(lse.rows(), 0, room < 1024 ? room : 1024, 64);  // 64 rows are worth a block
-    float* partials = static_cast<float*>(stream.workspace(parts.count() * part_bytes));
-    launch(attention_sinks_kernel<T>, dim3(static_cast<unsigned>(parts.count()), static_cast<unsigned>(div_ceil(NH, attention_sink_heads))),
-           dim3(attention_sink_heads, attention_sink_rows), 0, stream, partials, sinks.as<T>(), lse.as<float>(), D.as<float>(),
-           static_cast<int>(NH), parts);
-    fold_units(dsinks.as<float>(), partials, parts.count(), parts.per_unit(), NH, NH, stream);
+    const Parts parts = Parts::of(lse.rows(), unit_rows, room < 1024 ? room : 1024, 64);  // 64 rows are worth a block
+    const int64_t count = parts.count(), at_once = parts.at_once(stream.workspace_bytes(), part_bytes);
+    for (int64_t first = 0; first < count; first += at_once) {
+        const int64_t here = count - first < at_once ? count - first : at_once;
+        float* partials = static_cast<float*>(stream.workspace(here * part_bytes));
+        launch(attention_sinks_kernel<T>, dim3(static_cast<unsigned>(here), static_cast<unsigned>(div_ceil(NH, attention_sink_heads))),
+               dim3(attention_sink_heads, attention_sink_rows), 0, stream, partials, sinks.as<T>(), lse.as<float>(), D.as<float>(),
+               static_cast<int>(NH), parts, first);
+        fold_units(dsinks.as<float>(), partials, here, parts.per_unit(), NH, NH, stream);
+    }
 }
 
 // ---- which kernels
@@ -159,7 +163,7 @@ void attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Te
     dispatch_stored(in.q.dtype, [&](auto stored) {
         using T = decltype(stored);
         attention_first_pass<T>(d, dout, out, in, scratch, stream);
-        if (d.dsinks) attention_sinks<T>(d.dsinks, in.sinks, lse, scratch.delta, stream);
+        if (d.dsinks) attention_sinks<T>(d.dsinks, in.sinks, lse, scratch.delta, params.unit_rows, stream);
     });
     tier.backward(d, dout, lse, in, scratch, segments, params, stream);
     if (d.drelative) attention_backward_relative(d.drelative, dout, lse, scratch.delta, in, segments, params, stream);

@@ -13,6 +13,10 @@
 //   dsink += - sum_i exp(sink - lse[i]) D[i]
 // dq and dgate are overwritten; dk and dv are accumulated (several query slices may share keys), so the caller zeroes them first.
 // Query heads of a group are added in ascending order: the result does not depend on the number of threads.
+// A row of out, lse, dq, dk, dv, dgate, dq_factors or dk_factors is a function of its own segment (of all segments that share its keys): it
+// has the same bits whatever else is in the call, on any GPU that runs the same kernel. dsinks and drelative go on from what was there: on
+// a GPU unit by unit of the rows; on a CPU always 64 queries of a segment after another. A step split between segments, at multiples of
+// unit_rows, then has the bits of the whole.
 //
 // Segments. A batch is a row of T tokens; a segment {q_start, q_len, kv_start, kv_len, first_position} says that query rows
 // [q_start, q_start+q_len) belong together and look at key rows [kv_start, kv_start+kv_len), of which the last q_len are the queries' own.
@@ -66,6 +70,7 @@ struct AttentionParams {
     int64_t window = 0;         // keys that a query sees, its own included; 0 = all before it
     double softcap = 0;         // 0 = none
     bool deterministic = true;  // the same bits on every run; false: a GPU may add dq in any order
+    int64_t unit_rows = 0;      // of dsinks and drelative, which are sums over queries: rows of q in units (kernels/norm.h, "Units")
 };
 
 struct AttentionInputs {

@@ -10,6 +10,8 @@
 // Threads: the shorter of M and N is packed once, by all threads, into memory that all read; the longer is cut in strips, handed
 // out one by one. A thread packs its strip and multiplies it by all that is shared. K is never split over threads.
 //
+// An operand in 16 bits becomes f32 when it is packed; what comes after does not know of it.
+//
 // Packing moves M K + K N numbers for 2 M N K FLOPs: some 7 % of the time at 1024^3, 11 % at M = 4096, N = 384. Measured on one
 // thread of a Zen 4 (118 GFLOP/s, tests/bench/gemm_bench.cpp): 80 to 90 % of the peak on the layers of a GPT-2.
 #include "kernels/gemm_cpu.h"
@@ -22,6 +24,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/widened_cpu.h"
 #include "src/base/error.h"
 
 namespace traincu::cpu {
@@ -153,42 +156,57 @@ void transpose_4x4(float* to, int64_t to_stride, const float* from, int64_t from
     store(3, lanes<2, 3, 6, 7>(high01, high23));
 }
 
+// COUNT neighbours.
+template <int COUNT, class S>
+[[gnu::always_inline]] inline void copy_widened(float* to, const S* from) {
+    if constexpr (is_real<S>)
+        std::memcpy(to, from, COUNT * sizeof(float));
+    else
+        for (int i = 0; i < COUNT; i++) to[i] = widened(from[i]);
+}
+
 // One panel whose source runs along k: panel[k * WIDTH + w] = from[w * stride + k], zeros for w in [width, WIDTH).
-template <int WIDTH>
-void pack_transposed(float* panel, const float* from, int64_t stride, int64_t width, int64_t kc) {
+template <int WIDTH, class S>
+void pack_transposed(float* panel, const S* from, int64_t stride, int64_t width, int64_t kc) {
     constexpr int64_t line = 16;  // floats of a cache line: read whole before the next row may push it out
     for (int64_t k0 = 0; k0 < kc; k0 += line)
         for (int64_t w = 0; w < WIDTH; w += 4) {
             for (int64_t i = w; i < w + 4; i++)
                 __builtin_prefetch(from + (WIDTH + i) * stride + k0, 0, 2);  // the next panel; a prefetch outside A or B is harmless
-            for (int64_t k = k0; k < std::min(k0 + line, kc); k += 4)
-                if (w + 4 <= width && k + 4 <= kc) {
-                    transpose_4x4(panel + k * WIDTH + w, WIDTH, from + w * stride + k, stride);
-                } else {
-                    for (int64_t i = w; i < w + 4; i++)
-                        for (int64_t j = k; j < std::min(k + 4, kc); j++) panel[j * WIDTH + i] = i < width ? from[i * stride + j] : 0.0f;
-                }
+            float* to = panel + k0 * WIDTH + w;
+            const S* corner = from + w * stride + k0;
+            const int64_t steps = std::min(line, kc - k0);
+            if (w + 4 > width || steps < line) {
+                for (int64_t i = 0; i < 4; i++)
+                    for (int64_t k = 0; k < steps; k++) to[k * WIDTH + i] = w + i < width ? widened(corner[i * stride + k]) : 0.0f;
+            } else if constexpr (is_real<S>) {
+                for (int64_t k = 0; k < line; k += 4) transpose_4x4(to + k * WIDTH, WIDTH, corner + k, stride);
+            } else {
+                float rows[4 * line];
+                for (int64_t i = 0; i < 4; i++) copy_widened<line>(rows + i * line, corner + i * stride);
+                for (int64_t k = 0; k < line; k += 4) transpose_4x4(to + k * WIDTH, WIDTH, rows + k, line);
+            }
         }
 }
 
 // Consecutive panels whose source runs across them: panels[(w / WIDTH) * WIDTH * kc + k * WIDTH + w % WIDTH] = from[k * stride + w].
-template <int WIDTH>
-void pack_straight(float* panels, const float* from, int64_t stride, int64_t width, int64_t kc) {
+template <int WIDTH, class S>
+void pack_straight(float* panels, const S* from, int64_t stride, int64_t width, int64_t kc) {
     for (int64_t k = 0; k < kc; k++)
         for (int64_t w = 0; w < width; w += WIDTH) {
             float* to = panels + w * kc + k * WIDTH;
-            for (int64_t i = 0; i < WIDTH; i += 16) __builtin_prefetch(from + (k + 8) * stride + w + i);
+            for (int64_t i = 0; i < WIDTH; i += 64 / sizeof(S)) __builtin_prefetch(from + (k + 8) * stride + w + i);
             if (w + WIDTH <= width) {
-                std::memcpy(to, from + k * stride + w, WIDTH * sizeof(float));
+                copy_widened<WIDTH>(to, from + k * stride + w);
             } else {
-                for (int64_t i = 0; i < WIDTH; i++) to[i] = w + i < width ? from[k * stride + w + i] : 0.0f;
+                for (int64_t i = 0; i < WIDTH; i++) to[i] = w + i < width ? widened(from[k * stride + w + i]) : 0.0f;
             }
         }
 }
 
 // `count` rows of A or columns of B, `across` apart, over kc steps of K that are `along` apart.
-template <int WIDTH>
-void pack_panels(float* panels, const float* from, int64_t across, int64_t along, int64_t count, int64_t kc) {
+template <int WIDTH, class S>
+void pack_panels(float* panels, const S* from, int64_t across, int64_t along, int64_t count, int64_t kc) {
     if (across == 1) return pack_straight<WIDTH>(panels, from, along, count, kc);
     for (int64_t w = 0; w < count; w += WIDTH)
         pack_transposed<WIDTH>(panels + w * kc, from + w * across, across, std::min<int64_t>(WIDTH, count - w), kc);
@@ -212,27 +230,41 @@ std::vector<KBlock> cut_k(int64_t K, int64_t unit) {
 
 // The rows of A or the columns of B: what the two operands have in common but for the width of their panels.
 struct Side {
-    const float* data;
+    const void* data;
+    Dtype dtype;
     int64_t size, across, along;  // M or N; the stride from one row or column to the next, and the stride along K
     int64_t panel;                // MR or NR
 
     void pack(float* to, int64_t begin, int64_t count, KBlock k) const {
-        const float* from = data + begin * across + k.begin * along;
-        panel == MR ? pack_panels<MR>(to, from, across, along, count, k.length) : pack_panels<NR>(to, from, across, along, count, k.length);
+        auto pack_as = [&]<class S>(S) {
+            const S* from = static_cast<const S*>(data) + begin * across + k.begin * along;
+            panel == MR ? pack_panels<MR>(to, from, across, along, count, k.length)
+                        : pack_panels<NR>(to, from, across, along, count, k.length);
+        };
+        dtype == Dtype::f32 ? pack_as(float{}) : dtype == Dtype::bf16 ? pack_as(bf16{}) : pack_as(f16{});
     }
 };
 
-// The packed blocks of the calling thread's products; kept, because fresh memory costs a page fault per 4 KB.
-float* scratch(int64_t floats) {
-    static thread_local std::unique_ptr<float, decltype(&std::free)> memory(nullptr, std::free);
-    static thread_local int64_t size = 0;
-    if (size < floats) {
-        size = round_up(floats, 1024);
-        memory.reset(static_cast<float*>(std::aligned_alloc(4096, static_cast<size_t>(size) * sizeof(float))));
-        if (!memory) throw Error(ExitCode::memory, "no memory for the packed blocks of a matrix product", "free some memory");
+// Memory of the calling thread; kept, because fresh memory costs a page fault per 4 KB.
+class Scratch {
+public:
+    template <class T>
+    T* of(int64_t count) {
+        const int64_t bytes = round_up(count * static_cast<int64_t>(sizeof(T)), 4096);
+        if (size_ < bytes) {
+            size_ = bytes;
+            memory_.reset(std::aligned_alloc(4096, static_cast<size_t>(bytes)));
+            if (!memory_) throw Error(ExitCode::memory, "no memory for the blocks of a matrix product", "free some memory");
+        }
+        return static_cast<T*>(memory_.get());
     }
-    return memory.get();
-}
+
+private:
+    std::unique_ptr<void, decltype(&std::free)> memory_{nullptr, std::free};
+    int64_t size_ = 0;
+};
+
+thread_local Scratch packed_blocks, pieces_of_c, turned_blocks;
 
 }  // namespace
 
@@ -249,12 +281,13 @@ Simd best_simd() {
     return best;
 }
 
-void gemm(int64_t M, int64_t N, int64_t K, Matrix<float> a, Matrix<float> b, float* c, int64_t c_stride, const GemmOptions& options) {
+void gemm(int64_t M, int64_t N, int64_t K, Operand a, Operand b, float* c, int64_t c_stride, const GemmOptions& options) {
     ENSURE(K > 0 && has_simd(options.simd) && !(options.bias && options.accumulate));
     ENSURE((a.row_stride == 1 || a.col_stride == 1) && (b.row_stride == 1 || b.col_stride == 1));
+    for (const Operand& x : {a, b}) ENSURE(x.dtype == Dtype::f32 || is_16_bit(x.dtype));
     if (M == 0 || N == 0) return;
 
-    const Side rows{a.data, M, a.row_stride, a.col_stride, MR}, cols{b.data, N, b.col_stride, b.row_stride, NR};
+    const Side rows{a.data, a.dtype, M, a.row_stride, a.col_stride, MR}, cols{b.data, b.dtype, N, b.col_stride, b.row_stride, NR};
     const bool share_b = M >= N;  // the shorter side
     const Side &shared = share_b ? cols : rows, &cut = share_b ? rows : cols;
     const std::vector<KBlock> blocks = cut_k(K, options.unit > 0 ? options.unit : K);
@@ -272,7 +305,7 @@ void gemm(int64_t M, int64_t N, int64_t K, Matrix<float> a, Matrix<float> b, flo
             auto k_until = [&](size_t block) { return blocks[block].begin + blocks[block].length - blocks[first].begin; };
             for (last = first + 1; last < blocks.size() && k_until(last) * padded <= shared_floats; last++) {
             }
-            float* const packed = scratch(round_up(k_until(last - 1) * padded, 16) + threads * strip * KC);
+            float* const packed = packed_blocks.of<float>(round_up(k_until(last - 1) * padded, 16) + threads * strip * KC);
             float* const strips = packed + round_up(k_until(last - 1) * padded, 16);
             auto packed_block = [&](size_t i) { return packed + (blocks[i].begin - blocks[first].begin) * padded; };
 
@@ -310,6 +343,47 @@ void gemm(int64_t M, int64_t N, int64_t K, Matrix<float> a, Matrix<float> b, flo
             }
         }
     }
+}
+
+void gemm_rounded(Gemm product, int64_t M, int64_t N, int64_t K, Operand a, Operand b, bf16* c, int64_t c_stride,
+                  const GemmOptions& options) {
+    // gemm() cuts the shorter side of C at shared_side, and packs it anew for each piece: the longer one's must not be short.
+    constexpr int64_t numbers = 2 << 20;
+    const int64_t across = std::min({std::min(M, N), shared_side}), along = std::max<int64_t>(numbers / std::max<int64_t>(across, 1), 1);
+    const int64_t rows = M <= N ? across : along, cols = M <= N ? along : across;
+    for (int64_t m = 0; m < M; m += rows)
+        for (int64_t n = 0; n < N; n += cols) {
+            const int64_t height = std::min(rows, M - m), width = std::min(cols, N - n);
+            float* piece = pieces_of_c.of<float>(height * width);
+            GemmOptions part = options;
+            if (options.bias) part.bias = options.bias + n;
+            product(height, width, K, a.from(m, 0), b.from(0, n), piece, width, part);
+#pragma omp parallel for schedule(static) if (height * width > 10000)
+            for (int64_t r = 0; r < height; r++) narrow(c + (m + r) * c_stride + n, piece + r * width, width);
+        }
+}
+
+void gemm_by_blocks(Gemm product, int64_t longest, int64_t M, int64_t N, int64_t K, Operand a, Operand b, float* c, int64_t c_stride,
+                    const GemmOptions& options) {
+    const int64_t unit = options.unit > 0 ? options.unit : K;
+    for (int64_t u = 0; u < K; u += unit)
+        for (int64_t k = u, length; k < std::min(u + unit, K); k += length) {
+            length = std::min({longest, u + unit - k, K - k});
+            Operand block = a.from(0, k);
+            if (a.col_stride != 1) {
+                bf16* turned = turned_blocks.of<bf16>(M * length);  // (M,length)
+                const bf16* from = block.as<bf16>();
+                constexpr int64_t line = 32;  // numbers of a cache line
+#pragma omp parallel for schedule(static)
+                for (int64_t m0 = 0; m0 < M; m0 += line)
+                    for (int64_t i = 0; i < length; i++)
+                        for (int64_t m = m0; m < std::min(m0 + line, M); m++) turned[m * length + i] = from[i * a.col_stride + m];
+                block = {turned, length, 1};
+            }
+            GemmOptions part{.accumulate = options.accumulate || k > 0, .simd = options.simd};
+            if (k == 0) part.bias = options.bias;
+            product(M, N, length, block, b.from(k, 0), c, c_stride, part);
+        }
 }
 
 }  // namespace traincu::cpu

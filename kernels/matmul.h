@@ -15,18 +15,16 @@
 //
 // Shapes: as above, row-major; inp, out, dinp, dout may be strided views (slices of a packed buffer). An absent bias or dbias is left out.
 // Types: activations and their gradients f32, bf16, or on a CPU f64; weight and bias of the same type. Beside activations of f32 or f64
-// (LayerCast) the weight may also be stored in bf16 or f16: each is widened on its way to the product, which is exact, and nothing else is
-// rounded. dweight, dbias are of the gradients' type (statistics_of(), src/base/dtype.h). Sums are f32 (f64 beside f64). Beside GELU, out,
-// pre and dpre are contiguous, and no two of a call's tensors share memory.
-// Saved for backward: inp; pre.
-// Bytes, s = size of an element: s (N IC + OC IC + N OC) each; dweight is read as well as written (s OC IC more), and dbias reads dout
-// once more. With GELU: the product and the activation after it, less one reading of pre, or a writing and a reading of dpre, where the
-// product ends with it.
-// FLOPs: 2 N OC IC each.
-// Source: the blocked product, Goto, van de Geijn 2008.
+// (LayerCast) the weight alone may also be stored in bf16 or f16: each is widened on its way to the product, which is exact, and nothing
+// else is rounded. In bf16 a result is rounded once, bias and all. dweight, dbias are of the gradients' type (statistics_of(),
+// src/base/dtype.h). Sums are f32 (f64 beside f64). Beside GELU, out, pre and dpre are contiguous, and no two of a call's tensors share
+// memory. Saved for backward: inp; pre. Bytes, s = size of an element: s (N IC + OC IC + N OC) each; dweight is read as well as written (s
+// OC IC more), and dbias reads dout once more. With GELU: the product and the activation after it, less one reading of pre, or a writing
+// and a reading of dpre, where the product ends with it. FLOPs: 2 N OC IC each. Source: the blocked product, Goto, van de Geijn 2008.
 //
 // On a CPU there are two engines behind the same functions: oneDNN's matmul primitive where the library was found at build time,
-// and our own blocked product (kernels/gemm_cpu.cpp), always. f64 uses plain loops: it serves the gradient checks.
+// and our own blocked product (kernels/gemm_cpu.cpp), always. Ours computes in f32 whatever is stored. oneDNN multiplies bf16 where the
+// processor does (AVX512-BF16, AMX); a 16-bit weight beside f32 is always ours. f64 uses plain loops: it serves the gradient checks.
 // On a GPU: cuBLASLt (kernels/gemm_cublaslt.cpp), or our own product on tensor cores (kernels/matmul.cu), always. The library can end a
 // product with GELU; whether that is faster than the product and our activation, one after the other, is measured once for each shape.
 // The two differ in their last bits, so within a process a shape keeps to its way: computed again, a forward gives the same bits.
@@ -52,10 +50,12 @@ void linear_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor 
 // The engine of the products. `automatic`, on a CPU: oneDNN where it was built in and its code for this processor gives bits that do not
 // depend on threads or N (AVX-512), else own; on a GPU: cuBLASLt where it was built in, else own.
 enum class GemmEngine { automatic, own, onednn, cublaslt };
-void set_gemm_engine(GemmEngine engine);                    // Error(usage) if this build or processor lacks it
-GemmEngine gemm_engine(Device device = Device::cpu);        // own, onednn or cublaslt
-void check_gemm_engine(Device device);                      // Error(usage) if the engine that was set is one of the other device's
-std::string gemm_engine_name(Device device = Device::cpu);  // "own (AVX-512)", "oneDNN 2.6.3", "own (tensor cores)", "cuBLASLt 13.0.2"
+void set_gemm_engine(GemmEngine engine);              // Error(usage) if this build or processor lacks it
+GemmEngine gemm_engine(Device device = Device::cpu);  // own, onednn or cublaslt
+void check_gemm_engine(Device device);                // Error(usage) if the engine that was set is one of the other device's
+// "own (AVX-512)", "oneDNN 2.6.3", "own (tensor cores)", "cuBLASLt 13.0.2". On a CPU products of bf16 are another's where oneDNN or the
+// processor cannot multiply them: "oneDNN 2.6.3 (bf16)", else ours.
+std::string gemm_engine_name(Device device = Device::cpu, Dtype activations = Dtype::f32);
 
 // How a GPU multiplies f32 activations under LayerCast. fp32: as written. bf16x2, bf16x3: on tensor cores, after each f32 operand is split
 // into bf16 terms, x1 = bf16(x), x2 = bf16(x - x1), x3 = bf16(x - x1 - x2) (0 where x is not finite); three hold all 24 bits. A weight in

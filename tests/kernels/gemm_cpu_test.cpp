@@ -36,11 +36,10 @@ TEST_SUITE("matmul") {
                     Tensor a = a_transposed ? operand(s.K, s.M, 5) : operand(s.M, s.K, 5);
                     Tensor b = b_transposed ? operand(s.N, s.K, 3) : operand(s.K, s.N, 3);
                     Tensor c = accumulate ? pool.filled(Dtype::f32, {s.M, s.N}, 7) : pool.poison(Dtype::f32, {s.M, s.N});
-                    auto matrix = [](const Tensor& t, bool transposed) -> cpu::Matrix<float> {
-                        return transposed ? cpu::Matrix<float>{t.as<float>(), 1, t.row_stride}
-                                          : cpu::Matrix<float>{t.as<float>(), t.row_stride, 1};
+                    auto matrix = [](const Tensor& t, bool transposed) -> cpu::Operand {
+                        return {t.data, t.dtype, transposed ? 1 : t.row_stride, transposed ? t.row_stride : 1};
                     };
-                    cpu::Matrix<float> ma = matrix(a, a_transposed), mb = matrix(b, b_transposed);
+                    cpu::Operand ma = matrix(a, a_transposed), mb = matrix(b, b_transposed);
                     cpu::gemm(s.M, s.N, s.K, ma, mb, c.as<float>(), s.N, {.accumulate = accumulate, .unit = s.unit, .simd = simd});
                     int64_t wrong = 0;
                     std::vector<float> expected(static_cast<size_t>(s.N));
@@ -48,8 +47,8 @@ TEST_SUITE("matmul") {
                         std::fill(expected.begin(), expected.end(), accumulate ? 7.0f : 0.0f);
                         for (int64_t k = 0; k < s.K; k++)
                             for (int64_t n = 0; n < s.N; n++)
-                                expected[static_cast<size_t>(n)] +=
-                                    ma.data[m * ma.row_stride + k * ma.col_stride] * mb.data[k * mb.row_stride + n * mb.col_stride];
+                                expected[static_cast<size_t>(n)] += ma.as<float>()[m * ma.row_stride + k * ma.col_stride] *
+                                                                    mb.as<float>()[k * mb.row_stride + n * mb.col_stride];
                         for (int64_t n = 0; n < s.N; n++) wrong += c.as<float>()[m * s.N + n] != expected[static_cast<size_t>(n)];
                     }
                     CHECK(wrong == 0);
@@ -69,6 +68,57 @@ TEST_SUITE("matmul") {
         };
         run(c, cpu::Simd::avx2), run(d, cpu::Simd::avx512);
         CHECK(same_bits(c, d));
+    }
+
+    TEST_CASE("gemm: 16-bit operands give the bits of their widened copies, however they lie; bf16 results are those rounded") {
+        if (on_gpu()) return;  // of the CPU's product
+        struct Case {
+            int64_t M, N, K, unit;
+        };
+        for (Case s : {Case{1, 1, 1, 0}, {13, 33, 385, 100}, {25, 200, 900, 256}, {129, 17, 127, 0}, {4100, 9, 19, 0}, {5, 4200, 40, 0}})
+            for (int layout = 0; layout < 4; layout++)
+                for (auto [a_type, b_type] : {std::pair{Dtype::f32, Dtype::bf16}, {Dtype::f32, Dtype::f16}, {Dtype::bf16, Dtype::bf16}}) {
+                    INFO(s.M, " ", s.N, " ", s.K, " ", layout, " ", std::string(name_of(a_type)), " ", std::string(name_of(b_type)));
+                    Pool pool;
+                    auto operand = [&](int64_t rows, int64_t cols, Dtype type) {  // rows one element longer than the matrix
+                        Tensor t = pool.normal(Dtype::f32, {rows, cols + 1}), narrow = t;
+                        if (type == Dtype::f32) return std::pair{t, t};
+                        narrow = pool.copy(t, Dtype::bf16);  // memory of 2 bytes a number
+                        for (int64_t i = 0; i < t.numel(); i++) {
+                            float& x = t.as<float>()[i];
+                            uint16_t& bits = static_cast<uint16_t*>(narrow.data)[i];
+                            bits = type == Dtype::f16 ? float_to_half(x) : float_to_bf16(x);
+                            x = type == Dtype::f16 ? half_to_float(bits) : bf16_to_float(bits);
+                        }
+                        narrow.dtype = type;
+                        return std::pair{t, narrow};
+                    };
+                    const bool a_turned = layout & 1, b_turned = layout & 2;
+                    auto [a, a16] = a_turned ? operand(s.K, s.M, a_type) : operand(s.M, s.K, a_type);
+                    auto [b, b16] = b_turned ? operand(s.N, s.K, b_type) : operand(s.K, s.N, b_type);
+                    auto as_operand = [](const Tensor& t, bool turned) -> cpu::Operand {
+                        return {t.data, t.dtype, turned ? 1 : t.row_stride, turned ? t.row_stride : 1};
+                    };
+                    const cpu::Operand x = as_operand(a, a_turned), y = as_operand(b, b_turned), x16 = as_operand(a16, a_turned),
+                                       y16 = as_operand(b16, b_turned);
+                    Tensor wide = pool.filled(Dtype::f32, {s.M, s.N}, 0.5), narrow = pool.filled(Dtype::f32, {s.M, s.N}, 0.5);
+                    const cpu::GemmOptions units{.accumulate = true, .unit = s.unit};
+                    cpu::gemm(s.M, s.N, s.K, x, y, wide.as<float>(), s.N, units);
+                    cpu::gemm(s.M, s.N, s.K, x16, y16, narrow.as<float>(), s.N, units);
+                    CHECK(same_bits(wide, narrow));
+
+                    Tensor bias = pool.normal(Dtype::f32, {s.N}), rounded = pool.poison(Dtype::bf16, {s.M, s.N + 3});
+                    const cpu::GemmOptions biased{.bias = bias.as<float>()};
+                    cpu::gemm(s.M, s.N, s.K, x, y, wide.as<float>(), s.N, biased);
+                    cpu::gemm_rounded(cpu::gemm, s.M, s.N, s.K, x16, y16, rounded.as<bf16>(), s.N + 3, biased);
+                    CHECK(same_bits(packed(pool, rounded.slice_cols(0, s.N)), pool.copy(wide, Dtype::bf16)));
+
+                    if (a_type != Dtype::bf16) continue;
+                    // By blocks of at most 384, our own blocks of K: the same sums.
+                    Tensor blocks = pool.filled(Dtype::f32, {s.M, s.N}, 0.5);
+                    cpu::gemm_by_blocks(cpu::gemm, 384, s.M, s.N, s.K, x16, y16, blocks.as<float>(), s.N, units);
+                    if (s.unit > 0 || s.K <= 384) CHECK(same_bits(blocks, narrow));
+                }
     }
 }
 

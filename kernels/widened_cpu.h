@@ -1,0 +1,48 @@
+// Numbers stored in 16 bits, as a CPU computes with them: widened to f32 on the way in, which is exact, rounded to the nearest (even) on
+// the way out. An operation's loops are templates on the stored type S and compute in Real<S>; where S is computed in as it is (f32, f64),
+// nothing here copies anything.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "src/base/tensor.h"
+
+namespace traincu::cpu {
+
+template <class S>
+using Real = decltype(widened(S{}));  // f64 for f64, f32 for all others
+template <class S>
+constexpr bool is_real = std::is_same_v<S, Real<S>>;
+
+// body(float{}), body(double{}) or body(bf16{}): what activations are stored in. With f16: what weights are.
+template <class Body>
+void dispatch_activations(Dtype dtype, Body&& body) {
+    dtype == Dtype::bf16 ? body(bf16{}) : dispatch_real(dtype, body);
+}
+template <class Body>
+void dispatch_stored(Dtype dtype, Body&& body) {
+    dtype == Dtype::f16 ? body(f16{}) : dispatch_activations(dtype, body);
+}
+
+// A number as it is stored.
+template <class S>
+inline S stored(Real<S> x) {
+    if constexpr (is_real<S>)
+        return x;
+    else
+        return narrowed<S>(x);
+}
+
+template <class S>
+inline void widen(Real<S>* to, const S* from, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) to[i] = widened(from[i]);
+}
+template <class S>
+inline void narrow(S* to, const Real<S>* from, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) to[i] = stored<S>(from[i]);
+}
+
+}  // namespace traincu::cpu

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "src/base/tensor.h"
 
@@ -43,6 +44,31 @@ template <class S>
 inline void narrow(S* to, const Real<S>* from, int64_t n) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) to[i] = stored<S>(from[i]);
+}
+
+// Row by row, where a row is used several times: a buffer for n numbers, empty where none is needed; a row to read, which is the row
+// itself or its widened copy in the buffer; and where the results of a row are computed, which put_row() then stores.
+template <class S>
+std::vector<Real<S>> row_buffer(int64_t n) {
+    return std::vector<Real<S>>(static_cast<size_t>(is_real<S> ? 0 : n));
+}
+template <class S>
+inline const Real<S>* real_row(const S* row, std::vector<Real<S>>& buffer, int64_t n) {
+    if constexpr (is_real<S>)
+        return row;
+    else
+        return widen(buffer.data(), row, n), buffer.data();
+}
+template <class S>
+inline Real<S>* result_row(S* row, std::vector<Real<S>>& buffer) {
+    if constexpr (is_real<S>)
+        return row;
+    else
+        return buffer.data();
+}
+template <class S>
+inline void put_row(S* row, const Real<S>* results, int64_t n) {
+    if constexpr (!is_real<S>) narrow(row, results, n);
 }
 
 }  // namespace traincu::cpu

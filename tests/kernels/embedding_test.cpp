@@ -46,7 +46,7 @@ Tensor order_of(Pool& pool, const Tensor& ids) {
 
 TEST_SUITE("embedding") {
     TEST_CASE("embedding: forward gathers rows, exactly") {
-        for (Dtype dtype : test_dtypes())
+        for (Dtype dtype : activation_dtypes())
             for (int64_t n : {0, 1, 17, 300})
                 for (int64_t C : {1, 7, 96, 129, 520}) {
                     Pool pool;
@@ -66,8 +66,36 @@ TEST_SUITE("embedding") {
                 }
     }
 
+    // What the type's forward pass promises of tables of any stored type: the widened elements added, then rounded once.
+    TEST_CASE("embedding: tables of two types, beside results of a third, exactly" * doctest::skip(on_gpu())) {
+        const Dtype stored[] = {Dtype::f32, Dtype::bf16, Dtype::f16};
+        for (Dtype out_type : {Dtype::f32, Dtype::bf16, Dtype::f64})
+            for (Dtype token_type : stored)
+                for (Dtype position_type : stored)
+                    for (int64_t C : {1, 7, 129}) {
+                        Pool pool;
+                        const int64_t n = 17;
+                        // Positions of another size: sums that no 16-bit type holds.
+                        Tensor wte = pool.normal(token_type, {11, C}), wpe = pool.normal(position_type, {5, C}, 0.01);
+                        Tensor tokens = pool.integers({n}, 11), positions = cycle(pool, n, 5);
+                        Tensor out = pool.poison(out_type, {n, C}), expected = pool.poison(out_type, {n, C});
+                        INFO(std::string(name_of(out_type)), " ", std::string(name_of(token_type)), " ",
+                             std::string(name_of(position_type)), " ", C);
+                        for (bool learned : {false, true}) {
+                            embedding_forward(out, tokens, learned ? positions : Tensor(), wte, learned ? wpe : Tensor(), test_stream());
+                            for (int64_t t = 0; t < n; t++)
+                                for (int64_t c = 0; c < C; c++) {
+                                    const double token = Pool::get(wte, tokens.as<int32_t>()[t] * C + c);
+                                    const double position = Pool::get(wpe, t % 5 * C + c);
+                                    Pool::set(expected, t * C + c, learned ? plus(token, position, out_type) : token);
+                                }
+                            CHECK(equal_bits(out, expected));
+                        }
+                    }
+    }
+
     TEST_CASE("embedding: backward adds to what was there, tokens in ascending order, on any number of threads") {
-        for (Dtype dtype : test_dtypes())
+        for (Dtype dtype : activation_dtypes())
             for (int64_t n : {0, 1, 17, 300})
                 for (int64_t C : {1, 7, 96, 129, 264})
                     for (int64_t used : {11, 2}) {  // a few tokens: each is met more often than a warp has lanes
@@ -96,7 +124,7 @@ TEST_SUITE("embedding") {
     }
 
     TEST_CASE("embedding: a row of the table that does not lie on 16 bytes") {
-        for (Dtype dtype : test_dtypes()) {
+        for (Dtype dtype : activation_dtypes()) {
             Pool pool;
             Tensor wide = pool.normal(dtype, {3 * 16 + 1}), wte(wide.slice_rows(1, 48).data, dtype, {3, 16});
             Tensor tokens = cycle(pool, 5, 3), out = pool.poison(dtype, {5, 16});

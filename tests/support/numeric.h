@@ -72,6 +72,8 @@ public:
                 return t.as<float>()[i];
             case Dtype::bf16:
                 return bf16_to_float(t.as<bf16>()[i].bits);
+            case Dtype::f16:
+                return half_to_float(t.as<f16>()[i].bits);
             case Dtype::i64:
                 return static_cast<double>(t.as<int64_t>()[i]);
             default:
@@ -88,6 +90,9 @@ public:
                 return;
             case Dtype::bf16:
                 t.as<bf16>()[i] = {float_to_bf16(static_cast<float>(value))};
+                return;
+            case Dtype::f16:
+                t.as<f16>()[i] = {float_to_half(static_cast<float>(value))};
                 return;
             case Dtype::i64:
                 t.as<int64_t>()[i] = static_cast<int64_t>(value);

@@ -3,18 +3,21 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/widened_cpu.h"
+
 namespace traincu {
 namespace cpu {
 namespace {
 
-template <class To, class From, class Convert>
-void convert_rows(const Tensor& to, const Tensor& from, Convert convert) {
+template <class To, class From>
+void convert_rows(const Tensor& to, const Tensor& from) {
     const int64_t rows = to.rows(), cols = to.cols();
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < rows; n++) {
         To* y = to.as<To>() + n * to.row_stride;
         const From* x = from.as<From>() + n * from.row_stride;
-        for (int64_t c = 0; c < cols; c++) y[c] = convert(x[c]);
+#pragma omp simd
+        for (int64_t c = 0; c < cols; c++) y[c] = stored<To>(static_cast<Real<To>>(widened(x[c])));
     }
 }
 
@@ -38,11 +41,16 @@ void copy(Tensor to, Tensor from, Stream& stream) {
     ENSURE(to.rows() == from.rows() && to.cols() == from.cols());
     if (to.numel() == 0) return;
     if (stream.on_gpu()) return gpu::copy(to, from, stream);
-    if (to.dtype == Dtype::bf16 && from.dtype == Dtype::f32)
-        return cpu::convert_rows<bf16, float>(to, from, [](float x) { return bf16{float_to_bf16(x)}; });
-    if (to.dtype == Dtype::f32 && from.dtype == Dtype::bf16)
-        return cpu::convert_rows<float, bf16>(to, from, [](bf16 x) { return bf16_to_float(x.bits); });
-    ENSURE(to.dtype == from.dtype);
+    if (to.dtype != from.dtype) {
+        if (is_16_bit(to.dtype)) {
+            ENSURE(from.dtype == Dtype::f32);
+            return cpu::dispatch_stored(to.dtype, [&]<class To>(To) { cpu::convert_rows<To, float>(to, from); });
+        }
+        ENSURE(to.dtype == Dtype::f64 || (to.dtype == Dtype::f32 && is_16_bit(from.dtype)));
+        return cpu::dispatch_stored(from.dtype, [&]<class From>(From) {
+            to.dtype == Dtype::f64 ? cpu::convert_rows<double, From>(to, from) : cpu::convert_rows<float, From>(to, from);
+        });
+    }
     for (int64_t n = 0; n < to.rows(); n++) {
         const Tensor row = to.slice_rows(n, 1);
         std::memcpy(row.data, from.slice_rows(n, 1).data, static_cast<size_t>(row.bytes()));

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <bit>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -85,11 +87,54 @@ TEST_SUITE("copy") {
         }
     }
 
+    TEST_CASE("copy: f32 to f16 and back, and everything to f64; views of odd widths" * doctest::skip(on_gpu())) {
+        // half steps of f16 (to the even one), its largest number, the first that becomes infinite, subnormal and vanishing ones
+        const double values[] = {0.0,   -0.0,  1.00048828125, 1.00146484375, 65504, 65519.99, 65520, -65520,
+                                 6e-05, 3e-08, 2.9802322e-08, 2.9e-08,       1e-45, 3.4e38,   -6e-08};
+        for (Dtype narrow : {Dtype::f16, Dtype::bf16})
+            for (int64_t N : {1, 17})
+                for (int64_t C : {1, 7, 16, 129})
+                    for (int64_t gap : {0, 3}) {
+                        Pool pool;
+                        Tensor from = pool.normal(Dtype::f32, {N, C + gap}).slice_cols(gap, C);
+                        Tensor wide = pool.filled(narrow, {N, C + gap}, 9), to = wide.slice_cols(0, C);
+                        Tensor back = pool.poison(Dtype::f32, {N, C}), exact = pool.poison(Dtype::f64, {N, C}),
+                               same = pool.poison(Dtype::f64, {N, C});
+                        for (int64_t i = 0; i < std::min(C, int64_t{15}); i++)
+                            from.as<float>()[i] = static_cast<float>(values[static_cast<size_t>(i)]);
+                        copy(to, from, test_stream());
+                        copy(back, to, test_stream());
+                        copy(exact, to, test_stream());
+                        copy(same, from, test_stream());
+                        for (int64_t n = 0; n < N; n++)
+                            for (int64_t c = 0; c < C + gap; c++) {
+                                if (c >= C) {
+                                    CHECK(Pool::get(wide, n * (C + gap) + c) == 9);
+                                    continue;
+                                }
+                                const float x = from.as<float>()[n * from.row_stride + c];
+                                const uint16_t bits = narrow == Dtype::f16 ? float_to_half(x) : float_to_bf16(x);
+                                const float y = narrow == Dtype::f16 ? half_to_float(bits) : bf16_to_float(bits);
+                                const void* element = static_cast<std::byte*>(to.data) + 2 * (n * to.row_stride + c);
+                                CHECK(std::memcmp(element, &bits, 2) == 0);
+                                CHECK(std::bit_cast<uint32_t>(back.as<float>()[n * C + c]) == std::bit_cast<uint32_t>(y));
+                                CHECK(exact.as<double>()[n * C + c] == static_cast<double>(y));
+                                CHECK(same.as<double>()[n * C + c] == static_cast<double>(x));
+                            }
+                    }
+    }
+
     TEST_CASE("copy: shapes and types must fit") {
         Pool pool;
         Tensor a = pool.zeros(Dtype::f32, {4, 6}), b = pool.zeros(Dtype::f32, {4, 5}), c = pool.zeros(Dtype::i32, {4, 6});
         CHECK_THROWS_AS(copy(a, b, test_stream()), std::logic_error);
         CHECK_THROWS_AS(copy(a, c, test_stream()), std::logic_error);
+        if (on_gpu()) return;
+        Tensor d = pool.zeros(Dtype::f64, {4, 6}), half = pool.zeros(Dtype::f16, {4, 6}), brain = pool.zeros(Dtype::bf16, {4, 6});
+        CHECK_THROWS_AS(copy(a, d, test_stream()), std::logic_error);
+        CHECK_THROWS_AS(copy(half, d, test_stream()), std::logic_error);
+        CHECK_THROWS_AS(copy(half, brain, test_stream()), std::logic_error);
+        CHECK_THROWS_AS(copy(d, c, test_stream()), std::logic_error);
     }
 }
 

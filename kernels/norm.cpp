@@ -4,6 +4,8 @@
 #include <cmath>
 #include <memory>
 
+#include "kernels/widened_cpu.h"
+
 namespace traincu {
 namespace cpu {
 namespace {
@@ -17,29 +19,40 @@ inline T row_sum(int64_t C, Term term) {
     return total;
 }
 
-template <class T>
+template <class S>
 void norm_forward(const Tensor& residual, const Tensor& out, const Tensor& mean, const Tensor& rstd, const Tensor& inp,
-                  const Tensor& branch, const Tensor& weight, const Tensor& bias, T eps) {
+                  const Tensor& branch, const Tensor& weight, const Tensor& bias, double eps) {
+    using T = Real<S>;
     int64_t N = out.rows(), C = out.cols();
-    T *joined = residual.as_or_null<T>(), *y = out.as<T>(), *means = mean.as_or_null<T>(), *rstds = rstd.as<T>();
-    const T *x = inp.as<T>(), *added = branch.as_or_null<T>(), *w = weight.as<T>(), *b = bias.as_or_null<T>();
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++) {
-        // The row is read from memory once; the passes after the first find it in the L1 cache.
-        const T* row = x + n * C;  // (C)
-        if (added) {
-            T* sum = joined + n * C;
+    S *joined = residual.as_or_null<S>(), *y = out.as<S>();
+    T *means = mean.as_or_null<T>(), *rstds = rstd.as<T>();
+    const S *x = inp.as<S>(), *added = branch.as_or_null<S>();
+    std::vector<T> w_buffer = row_buffer<S>(C), b_buffer = row_buffer<S>(C);
+    const T *w = real_row(weight.as<S>(), w_buffer, C), *b = bias ? real_row(bias.as<S>(), b_buffer, C) : nullptr;
+#pragma omp parallel
+    {
+        std::vector<T> row_copy = row_buffer<S>(C), other = row_buffer<S>(C);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < N; n++) {
+            // The row is read from memory once; the passes after the first find it in the L1 cache.
+            const T* row = real_row(x + n * C, row_copy, C);
+            if (added) {
+                const T* addend = real_row(added + n * C, other, C);
+                T* sum = result_row(joined + n * C, row_copy);
 #pragma omp simd
-            for (int64_t c = 0; c < C; c++) sum[c] = row[c] + added[n * C + c];
-            row = sum;
+                for (int64_t c = 0; c < C; c++) sum[c] = row[c] + addend[c];
+                put_row(joined + n * C, sum, C);
+                row = real_row<S>(joined + n * C, row_copy, C);  // rounded: the statistics are those of the row that backward will read
+            }
+            T mu = 0;
+            if (means) mu = means[n] = row_sum<T>(C, [=](int64_t c) { return row[c]; }) / T(C);
+            T variance = row_sum<T>(C, [=](int64_t c) { return (row[c] - mu) * (row[c] - mu); }) / T(C);
+            T rs = rstds[n] = T(1) / std::sqrt(variance + T(eps));
+            T* normed = result_row(y + n * C, other);
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) normed[c] = (row[c] - mu) * rs * w[c] + (b ? b[c] : T(0));
+            put_row(y + n * C, normed, C);
         }
-        T mu = 0;
-        if (means) mu = means[n] = row_sum<T>(C, [=](int64_t c) { return row[c]; }) / T(C);
-        T variance = row_sum<T>(C, [=](int64_t c) { return (row[c] - mu) * (row[c] - mu); }) / T(C);
-        T rs = rstds[n] = T(1) / std::sqrt(variance + eps);
-        T* normed = y + n * C;
-#pragma omp simd
-        for (int64_t c = 0; c < C; c++) normed[c] = (row[c] - mu) * rs * w[c] + (b ? b[c] : T(0));
     }
 }
 
@@ -62,21 +75,25 @@ void fold_units(T* total, const T* partials, int64_t units, int64_t blocks, int6
 
 // The gradients of weight and bias sum over rows, which threads share. So that the order of the sum never depends on the number of
 // threads, a unit is cut in blocks of 16 rows, each with partial sums of its own; these are folded when all are there.
-template <class T>
+template <class S>
 void norm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbias, const Tensor& dout, const Tensor& dresidual,
                    const Tensor& inp, const Tensor& mean, const Tensor& rstd, const Tensor& weight, int64_t unit_rows) {
+    using T = Real<S>;
     constexpr int64_t block_rows = 16;
     int64_t N = dinp.rows(), C = dinp.cols();
     if (N == 0) return;
     int64_t unit = unit_rows > 0 ? std::min(unit_rows, N) : N;
     int64_t units = div_ceil(N, unit), blocks = div_ceil(unit, block_rows);
-    T *dx = dinp.as<T>(), *dw = dweight.as<T>(), *db = dbias.as_or_null<T>();
-    const T *dy = dout.as<T>(), *dres = dresidual.as_or_null<T>(), *x = inp.as<T>();
-    const T *means = mean.as_or_null<T>(), *rstds = rstd.as<T>(), *w = weight.as<T>();
+    S* dx = dinp.as<S>();
+    T *dw = dweight.as<T>(), *db = dbias.as_or_null<T>();
+    const S *dy = dout.as<S>(), *dres = dresidual.as_or_null<S>(), *x = inp.as<S>();
+    std::vector<T> w_buffer = row_buffer<S>(C);
+    const T *means = mean.as_or_null<T>(), *rstds = rstd.as<T>(), *w = real_row(weight.as<S>(), w_buffer, C);
 
     auto partials = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(units * blocks * 2 * C));  // (units, blocks, 2: dw and db, C)
 #pragma omp parallel
     {
+        std::vector<T> row_copy = row_buffer<S>(C), dy_copy = row_buffer<S>(C), dres_copy = row_buffer<S>(C), dx_copy = row_buffer<S>(C);
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < units * blocks; block++) {
             T *dw_part = partials.get() + block * 2 * C, *db_part = dw_part + C;
@@ -84,11 +101,12 @@ void norm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbia
             int64_t unit_begin = block / blocks * unit, begin = unit_begin + block % blocks * block_rows;
             int64_t end = std::min({begin + block_rows, unit_begin + unit, N});
             for (int64_t n = begin; n < end; n++) {
-                const T *row = x + n * C, *gradient = dy + n * C, *residual_gradient = dres ? dres + n * C : nullptr;
+                const T *row = real_row(x + n * C, row_copy, C), *gradient = real_row(dy + n * C, dy_copy, C);
+                const T* residual_gradient = dres ? real_row(dres + n * C, dres_copy, C) : nullptr;
                 T mu = means ? means[n] : T(0), rs = rstds[n];
                 T average_g = means ? row_sum<T>(C, [=](int64_t c) { return gradient[c] * w[c]; }) / T(C) : T(0);
                 T average_gx = row_sum<T>(C, [=](int64_t c) { return gradient[c] * w[c] * ((row[c] - mu) * rs); }) / T(C);
-                T* dx_row = dx + n * C;
+                T* dx_row = result_row(dx + n * C, dx_copy);
 #pragma omp simd
                 for (int64_t c = 0; c < C; c++) {
                     T xhat = (row[c] - mu) * rs;
@@ -97,6 +115,7 @@ void norm_backward(const Tensor& dinp, const Tensor& dweight, const Tensor& dbia
                     dx_row[c] =
                         (residual_gradient ? residual_gradient[c] : T(0)) + rs * (gradient[c] * w[c] - average_g - xhat * average_gx);
                 }
+                put_row(dx + n * C, dx_row, C);
             }
         }
 #pragma omp for schedule(static)
@@ -120,10 +139,8 @@ void norm_forward(Tensor residual, Tensor out, Tensor mean, Tensor rstd, Tensor 
     ENSURE(!branch || (branch.is({N, C}) && branch.contiguous() && residual.is({N, C}) && residual.contiguous()));
     ENSURE(rstd.dtype == statistics_of(out.dtype));
     if (stream.on_gpu()) return gpu::norm_forward(residual, out, mean, rstd, inp, branch, weight, bias, eps, stream);
-    dispatch_real(out.dtype, [&](auto real) {
-        using T = decltype(real);
-        cpu::norm_forward<T>(residual, out, mean, rstd, inp, branch, weight, bias, T(eps));
-    });
+    cpu::dispatch_activations(out.dtype,
+                              [&]<class S>(S) { cpu::norm_forward<S>(residual, out, mean, rstd, inp, branch, weight, bias, eps); });
 }
 
 void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tensor dresidual, Tensor inp, Tensor mean, Tensor rstd,
@@ -137,10 +154,8 @@ void norm_backward(Tensor dinp, Tensor dweight, Tensor dbias, Tensor dout, Tenso
     ENSURE(!dresidual || (dresidual.is({N, C}) && dresidual.contiguous()));
     ENSURE(rstd.dtype == statistics_of(dinp.dtype) && dweight.dtype == rstd.dtype && (!dbias || dbias.dtype == rstd.dtype));
     if (stream.on_gpu()) return gpu::norm_backward(dinp, dweight, dbias, dout, dresidual, inp, mean, rstd, weight, unit_rows, stream);
-    dispatch_real(dinp.dtype, [&](auto real) {
-        using T = decltype(real);
-        cpu::norm_backward<T>(dinp, dweight, dbias, dout, dresidual, inp, mean, rstd, weight, unit_rows);
-    });
+    cpu::dispatch_activations(
+        dinp.dtype, [&]<class S>(S) { cpu::norm_backward<S>(dinp, dweight, dbias, dout, dresidual, inp, mean, rstd, weight, unit_rows); });
 }
 
 }  // namespace traincu

@@ -14,7 +14,8 @@
 // Shapes: inp, branch, residual, out, dinp, ... (N,C); weight, bias (C); mean, rstd (N), dweight, dbias (C) of the statistics' type
 // (statistics_of(), src/base/dtype.h). An absent branch means residual = inp, and
 // `residual` is not written; otherwise it may be the same memory as inp or branch. Absent mean selects rmsnorm; absent bias is
-// no bias. Statistics are two-pass, in the compute type.
+// no bias. Statistics are two-pass, in f32 (f64), of the
+// residual as it is stored.
 // Saved for backward: residual (the x above), mean, rstd.
 // Bytes per row, s = size of an element: forward 2sC (4sC with branch), backward 3sC (4sC with dresidual).
 // FLOPs per row: ~8C forward, ~18C backward.

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/vmath.h"
+#include "kernels/widened_cpu.h"
 
 namespace traincu {
 namespace cpu {
@@ -59,10 +60,21 @@ double classify_row(T* logits, int64_t Vp, int64_t target, double weight, const 
     return weight * ((largest - target_logit) + log_sum + params.z_loss * lse * lse);
 }
 
-template <class T>
-void classifier(T* losses, T* logits, const int32_t* targets, const float* weights, int64_t N, int64_t Vp, const ClassifierParams& params) {
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++) losses[n] = T(classify_row(logits + n * Vp, Vp, targets[n], weights[n], params));
+template <class S>
+void classifier(Real<S>* losses, S* logits, const int32_t* targets, const float* weights, int64_t N, int64_t Vp,
+                const ClassifierParams& params) {
+#pragma omp parallel
+    {
+        std::vector<Real<S>> buffer = row_buffer<S>(Vp);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < N; n++) {
+            S* stored_row = logits + n * Vp;
+            Real<S>* row = result_row(stored_row, buffer);
+            real_row<S>(stored_row, buffer, Vp);
+            losses[n] = static_cast<Real<S>>(classify_row(row, Vp, targets[n], weights[n], params));
+            if (params.write_gradient) put_row(stored_row, row, Vp);
+        }
+    }
 }
 
 }  // namespace
@@ -75,9 +87,8 @@ void classifier(Tensor losses, Tensor logits, Tensor targets, Tensor weights, co
     if (stream.on_gpu()) return gpu::classifier(losses, logits, targets, weights, params, stream);
     const int32_t* target = targets.as<int32_t>();
     ENSURE(std::all_of(target, target + N, [V](int32_t t) { return t >= -1 && t < V; }));
-    dispatch_real(logits.dtype, [&](auto real) {
-        using T = decltype(real);
-        cpu::classifier(losses.as<T>(), logits.as<T>(), target, weights.as<float>(), N, Vp, params);
+    cpu::dispatch_activations(logits.dtype, [&]<class S>(S) {
+        cpu::classifier(losses.as<cpu::Real<S>>(), logits.as<S>(), target, weights.as<float>(), N, Vp, params);
     });
 }
 

@@ -5,6 +5,8 @@
 #include <numbers>
 #include <vector>
 
+#include "kernels/widened_cpu.h"
+
 namespace traincu {
 namespace cpu {
 namespace {
@@ -29,32 +31,54 @@ T head_sum(int64_t HS, Term term) {
     return total;
 }
 
-template <class T>
+// The QK-norm's weights (HS) as numbers to compute with, or null.
+template <class S>
+struct HeadWeights {
+    std::vector<Real<S>> q_copy, k_copy;
+    const Real<S>*q = nullptr, *k = nullptr;
+
+    HeadWeights(const Tensor& q_weight, const Tensor& k_weight) {
+        if (!q_weight) return;
+        q_copy = row_buffer<S>(q_weight.numel()), k_copy = row_buffer<S>(k_weight.numel());
+        q = real_row(q_weight.as<S>(), q_copy, q_weight.numel()), k = real_row(k_weight.as<S>(), k_copy, k_weight.numel());
+    }
+};
+
+template <class S>
 void forward(const Tensor& qk, const Tensor& rstd, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,
              const Tensor& positions, const Tensor& angles, const RopeParams& params) {
+    using T = Real<S>;
     const int64_t tokens = qk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
     const T* table = angles.as_or_null<T>();
-    const T *in = qkv.as<T>(), *qw = q_weight.as_or_null<T>(), *kw = k_weight.as_or_null<T>();
+    const HeadWeights<S> weights(q_weight, k_weight);
+    const S* in = qkv.as<S>();
     const int32_t* position = positions.as<int32_t>();
-    T *out = qk.as<T>(), *rstds = rstd.as_or_null<T>();
-#pragma omp parallel for schedule(static)
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t h = 0; h < heads; h++) {
-            const T *x = in + t * qkv.row_stride + h * HS, *w = h < params.n_head ? qw : kw;
-            T* y = out + t * qk.row_stride + h * HS;
-            const T* source = x;
-            if (w) {
-                const T mean_square = head_sum<T>(HS, [=](int64_t i) { return x[i] * x[i]; }) / static_cast<T>(HS);
-                const T rs = rstds[t * heads + h] = 1 / std::sqrt(mean_square + static_cast<T>(params.eps));
+    S* out = qk.as<S>();
+    T* rstds = rstd.as_or_null<T>();
+#pragma omp parallel
+    {
+        std::vector<T> x_buffer = row_buffer<S>(HS), y_buffer = row_buffer<S>(HS);
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t h = 0; h < heads; h++) {
+                const T *x = real_row(in + t * qkv.row_stride + h * HS, x_buffer, HS), *w = h < params.n_head ? weights.q : weights.k;
+                S* to = out + t * qk.row_stride + h * HS;
+                T* y = result_row(to, y_buffer);
+                const T* source = x;
+                if (w) {
+                    const T mean_square = head_sum<T>(HS, [=](int64_t i) { return x[i] * x[i]; }) / static_cast<T>(HS);
+                    const T rs = rstds[t * heads + h] = 1 / std::sqrt(mean_square + static_cast<T>(params.eps));
 #pragma omp simd
-                for (int64_t i = 0; i < HS; i++) y[i] = x[i] * rs * w[i];
-                source = y;
+                    for (int64_t i = 0; i < HS; i++) y[i] = x[i] * rs * w[i];
+                    source = y;
+                }
+                if (table)
+                    rotate(y, source, table + position[t] * HS, HS / 2, T(1));
+                else if (source != y)
+                    std::copy(source, source + HS, y);
+                put_row(to, y, HS);
             }
-            if (table)
-                rotate(y, source, table + position[t] * HS, HS / 2, T(1));
-            else if (source != y)
-                std::copy(source, source + HS, y);
-        }
+    }
 }
 
 // The gradient of one normed head: dx = rstd (g - xhat average(g xhat)) with g = dy w, xhat = x rstd; dw += dy xhat. dx = dy is allowed.
@@ -83,39 +107,49 @@ void fold_units(T* dweight, const T* partials, int64_t units, int64_t blocks, in
 
 // Tokens are handed to the threads in blocks of 16 within a unit, each with partial sums of its own for the gradients of the weights:
 // the order of these sums never depends on the number of threads.
-template <class T>
+template <class S>
 void backward(const Tensor& dqkv, const Tensor& dq_weight, const Tensor& dk_weight, const Tensor& dqk, const Tensor& rstd,
               const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight, const Tensor& positions, const Tensor& angles,
               const RopeParams& params, int64_t unit_rows) {
+    using T = Real<S>;
     constexpr int64_t block_rows = 16;
     const int64_t tokens = dqk.rows(), HS = params.head_size, heads = params.n_head + params.n_kv_head;
     const int64_t unit = unit_rows > 0 ? std::min(unit_rows, tokens) : tokens;
     const int64_t units = div_ceil(tokens, unit), blocks = div_ceil(unit, block_rows);
     const T* table = angles.as_or_null<T>();
-    const T *dout = dqk.as<T>(), *in = rstd ? qkv.as<T>() : nullptr, *rstds = rstd.as_or_null<T>();
-    const T *qw = q_weight.as_or_null<T>(), *kw = k_weight.as_or_null<T>();
+    const T* rstds = rstd.as_or_null<T>();
+    const S *dout = dqk.as<S>(), *in = rstd ? qkv.as<S>() : nullptr;
+    const HeadWeights<S> weights(q_weight, k_weight);
+    const bool normed = weights.q != nullptr;
     const int32_t* position = positions.as<int32_t>();
-    T* din = dqkv.as<T>();
-    std::vector<T> partials(static_cast<size_t>(qw ? units * blocks * 2 * HS : 0));
-#pragma omp parallel for schedule(static)
-    for (int64_t block = 0; block < units * blocks; block++) {
-        const int64_t unit_begin = block / blocks * unit, begin = unit_begin + block % blocks * block_rows;
-        const int64_t end = std::min({begin + block_rows, unit_begin + unit, tokens});
-        T* dw = qw ? partials.data() + block * 2 * HS : nullptr;  // (2,HS): q, then k
-        for (int64_t t = begin; t < end; t++)
-            for (int64_t h = 0; h < heads; h++) {
-                const T* dy = dout + t * dqk.row_stride + h * HS;
-                T* dx = din + t * dqkv.row_stride + h * HS;
-                if (table)
-                    rotate(dx, dy, table + position[t] * HS, HS / 2, T(-1));
-                else if (dx != dy)
-                    std::copy(dy, dy + HS, dx);
-                const bool is_q = h < params.n_head;
-                if (qw)
-                    norm_backward(dx, is_q ? dw : dw + HS, dx, in + t * qkv.row_stride + h * HS, is_q ? qw : kw, rstds[t * heads + h], HS);
-            }
+    S* din = dqkv.as<S>();
+    std::vector<T> partials(static_cast<size_t>(normed ? units * blocks * 2 * HS : 0));
+#pragma omp parallel
+    {
+        std::vector<T> x_buffer = row_buffer<S>(HS), dy_buffer = row_buffer<S>(HS), dx_buffer = row_buffer<S>(HS);
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < units * blocks; block++) {
+            const int64_t unit_begin = block / blocks * unit, begin = unit_begin + block % blocks * block_rows;
+            const int64_t end = std::min({begin + block_rows, unit_begin + unit, tokens});
+            T* dw = normed ? partials.data() + block * 2 * HS : nullptr;  // (2,HS): q, then k
+            for (int64_t t = begin; t < end; t++)
+                for (int64_t h = 0; h < heads; h++) {
+                    const T* dy = real_row(dout + t * dqk.row_stride + h * HS, dy_buffer, HS);
+                    S* to = din + t * dqkv.row_stride + h * HS;
+                    T* dx = result_row(to, dx_buffer);
+                    if (table)
+                        rotate(dx, dy, table + position[t] * HS, HS / 2, T(-1));
+                    else if (dx != dy)
+                        std::copy(dy, dy + HS, dx);
+                    const bool is_q = h < params.n_head;
+                    if (normed)
+                        norm_backward(dx, is_q ? dw : dw + HS, dx, real_row(in + t * qkv.row_stride + h * HS, x_buffer, HS),
+                                      is_q ? weights.q : weights.k, rstds[t * heads + h], HS);
+                    put_row(to, dx, HS);
+                }
+        }
     }
-    if (!qw) return;
+    if (!normed) return;
     fold_units(dq_weight.as<T>(), partials.data(), units, blocks, HS);
     fold_units(dk_weight.as<T>(), partials.data() + HS, units, blocks, HS);
 }
@@ -176,7 +210,7 @@ void qk_norm_rope_forward(Tensor qk, Tensor rstd, Tensor qkv, Tensor q_weight, T
     cpu::check_rope(qk, qkv, rstd, q_weight, k_weight, positions, angles, params);
     if (stream.on_gpu()) return gpu::qk_norm_rope_forward(qk, rstd, qkv, q_weight, k_weight, positions, angles, params, stream);
     cpu::check_positions(positions, angles);
-    dispatch_real(qk.dtype, [&](auto real) { cpu::forward<decltype(real)>(qk, rstd, qkv, q_weight, k_weight, positions, angles, params); });
+    cpu::dispatch_activations(qk.dtype, [&]<class S>(S) { cpu::forward<S>(qk, rstd, qkv, q_weight, k_weight, positions, angles, params); });
 }
 
 void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tensor dqk, Tensor rstd, Tensor qkv, Tensor q_weight,
@@ -191,8 +225,8 @@ void qk_norm_rope_backward(Tensor dqkv, Tensor dq_weight, Tensor dk_weight, Tens
         return gpu::qk_norm_rope_backward(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, angles, params,
                                           unit_rows, stream);
     cpu::check_positions(positions, angles);
-    dispatch_real(dqk.dtype, [&](auto real) {
-        cpu::backward<decltype(real)>(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, angles, params, unit_rows);
+    cpu::dispatch_activations(dqk.dtype, [&]<class S>(S) {
+        cpu::backward<S>(dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight, k_weight, positions, angles, params, unit_rows);
     });
 }
 

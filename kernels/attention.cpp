@@ -264,6 +264,7 @@ void attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const 
     cpu::check_attention(out, lse, in, segments, params, stream);
     if (stream.on_gpu()) return gpu::attention_forward(out, lse, in, segments, params, stream);
     ENSURE(wanted_attention_kernel() != AttentionKernel::hopper);
+    if (out.dtype == Dtype::bf16) return cpu::widened_attention_forward(out, lse, in, segments, params, stream);
     if (wanted_attention_kernel() == AttentionKernel::simple) return cpu::plain_attention_forward(out, lse, in, segments, params);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);

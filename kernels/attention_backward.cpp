@@ -333,6 +333,7 @@ void attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Te
     cpu::check_attention_gradients(d, dout, in, scratch);
     if (stream.on_gpu()) return gpu::attention_backward(d, dout, out, lse, in, scratch, segments, params, stream);
     ENSURE(wanted_attention_kernel() != AttentionKernel::hopper);
+    if (out.dtype == Dtype::bf16) return cpu::widened_attention_backward(d, dout, out, lse, in, scratch, segments, params, stream);
     if (wanted_attention_kernel() == AttentionKernel::simple) return cpu::plain_attention_backward(d, dout, out, lse, in, segments, params);
     dispatch_real(out.dtype, [&](auto real) {
         using T = decltype(real);

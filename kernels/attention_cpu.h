@@ -320,6 +320,13 @@ void check_attention(const Tensor& out, const Tensor& lse, const AttentionInputs
                      const AttentionParams& params, const Stream& stream);
 void check_attention_gradients(const AttentionGradients& d, const Tensor& dout, const AttentionInputs& in, const AttentionScratch& scratch);
 
+// Of bf16, by way of f32 copies (attention_widened.cpp).
+void widened_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments,
+                               const AttentionParams& params, Stream& stream);
+void widened_attention_backward(const AttentionGradients& d, Tensor dout, Tensor out, Tensor lse, const AttentionInputs& in,
+                                const AttentionScratch& scratch, const SegmentTable& segments, const AttentionParams& params,
+                                Stream& stream);
+
 // The formulas in plain loops (attention_plain.cpp).
 void plain_attention_forward(Tensor out, Tensor lse, const AttentionInputs& in, const SegmentTable& segments,
                              const AttentionParams& params);

@@ -58,7 +58,7 @@ constexpr int64_t rows[] = {1, 17, 300}, widths[] = {1, 7, 96, 129};
 
 TEST_SUITE("activation") {
     TEST_CASE("gelu: forward and backward follow the formula, in place or not") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t N : rows)
                 for (int64_t F : widths) {
                     Pool pool;
@@ -82,7 +82,7 @@ TEST_SUITE("activation") {
     }
 
     TEST_CASE("swiglu: forward and backward follow the formula, in place or not") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t N : rows)
                 for (int64_t F : widths) {
                     Pool pool;
@@ -123,7 +123,7 @@ TEST_SUITE("activation") {
     }
 
     TEST_CASE("activation: large inputs give the limits, NaN stays NaN") {
-        for (Dtype dtype : activation_dtypes()) {
+        for (Dtype dtype : test_dtypes()) {
             Pool pool;
             Tensor x = pool.zeros(dtype, {1, 8}), out = pool.poison(dtype, {1, 8}), dx = pool.poison(dtype, {1, 8}),
                    one = pool.filled(dtype, {1, 8}, 1.0);
@@ -157,7 +157,7 @@ TEST_SUITE("activation") {
     }
 
     TEST_CASE("activation: the same bits for any split and number of threads") {
-        for (Dtype dtype : activation_dtypes()) {
+        for (Dtype dtype : test_dtypes()) {
             Pool pool;
             int64_t N = 37, F = 130;
             Tensor x = pool.normal(dtype, {N, F}, 2.0), dwide = pool.normal(dtype, {N, F}), dnarrow = pool.normal(dtype, {N, F / 2});

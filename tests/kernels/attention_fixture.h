@@ -183,7 +183,10 @@ inline std::vector<AttentionKernel> kernels_for(const Problem& x) {
 }
 
 // Tensor cores multiply bf16: there P and dS are rounded before they are multiplied, and the naive kernel to compare with rounds them too.
-inline bool rounds_products(AttentionKernel kernel, Dtype type) { return type == Dtype::bf16 && kernel != AttentionKernel::simple; }
+// A CPU multiplies f32.
+inline bool rounds_products(AttentionKernel kernel, Dtype type) {
+    return on_gpu() && type == Dtype::bf16 && kernel != AttentionKernel::simple;
+}
 
 inline const char* name_of(AttentionKernel kernel) {
     switch (kernel) {

@@ -84,7 +84,7 @@ Tensor view_of(std::vector<double>& x) { return Tensor(x.data(), Dtype::f64, {st
 
 TEST_SUITE("classifier") {
     TEST_CASE("classifier: losses and gradient agree with plain loops; padding is neither read nor given a gradient") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t N : {1, 17, 300})
                 for (Width width : {Width{1, 1}, {7, 7}, {7, 16}, {129, 136}, {321, 384}, {8500, 8512}})
                     for (double z_loss : {0.0, 1e-2}) {
@@ -124,7 +124,7 @@ TEST_SUITE("classifier") {
     }
 
     TEST_CASE("classifier: without write_gradient the logits keep their bits, and the losses are the same") {
-        const Dtype dtype = activation_dtypes().back();
+        const Dtype dtype = test_dtypes().back();
         Case k(dtype, 17, 129, 136, 3.0, 1e-3), only_loss(dtype, 17, 129, 136, 3.0, 1e-3);
         Tensor before = only_loss.pool.copy(only_loss.logits, dtype);
         only_loss.params.write_gradient = false;
@@ -135,7 +135,7 @@ TEST_SUITE("classifier") {
     }
 
     TEST_CASE("classifier: logits of +-8192 are no trouble") {
-        for (Dtype dtype : activation_dtypes()) {
+        for (Dtype dtype : test_dtypes()) {
             Case k(dtype, 4, 9, 16, 1.0, 0.0);
             for (int64_t i = 0; i < k.logits.numel(); i++)
                 if (i % 16 < 9) Pool::set(k.logits, i, i % 16 % 2 == 0 ? 8192 : -8192);  // five equal maxima a row
@@ -182,7 +182,7 @@ TEST_SUITE("classifier") {
     }
 
     TEST_CASE("classifier: the same bits on any number of threads and for any chunk of rows") {
-        for (Dtype dtype : activation_dtypes()) {
+        for (Dtype dtype : test_dtypes()) {
             Case whole(dtype, 37, 129, 136, 3.0, 1e-3);
             on_threads(1, [&] { whole.run(); });
             for (Split split : {Split{2, 37}, {3, 37}, {2, 5}, {1, 1}}) {

@@ -46,7 +46,7 @@ Tensor order_of(Pool& pool, const Tensor& ids) {
 
 TEST_SUITE("embedding") {
     TEST_CASE("embedding: forward gathers rows, exactly") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t n : {0, 1, 17, 300})
                 for (int64_t C : {1, 7, 96, 129, 520}) {
                     Pool pool;
@@ -95,7 +95,7 @@ TEST_SUITE("embedding") {
     }
 
     TEST_CASE("embedding: backward adds to what was there, tokens in ascending order, on any number of threads") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t n : {0, 1, 17, 300})
                 for (int64_t C : {1, 7, 96, 129, 264})
                     for (int64_t used : {11, 2}) {  // a few tokens: each is met more often than a warp has lanes
@@ -124,7 +124,7 @@ TEST_SUITE("embedding") {
     }
 
     TEST_CASE("embedding: a row of the table that does not lie on 16 bytes") {
-        for (Dtype dtype : activation_dtypes()) {
+        for (Dtype dtype : test_dtypes()) {
             Pool pool;
             Tensor wide = pool.normal(dtype, {3 * 16 + 1}), wte(wide.slice_rows(1, 48).data, dtype, {3, 16});
             Tensor tokens = cycle(pool, 5, 3), out = pool.poison(dtype, {5, 16});

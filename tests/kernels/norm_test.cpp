@@ -142,7 +142,7 @@ void check_against_loops(Case& k, int64_t unit) {
 
 TEST_SUITE("norm") {
     TEST_CASE("norm: forward and backward agree with plain loops") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t N : {1, 17, 300})
                 for (int64_t C : {1, 7, 96, 129})
                     for (bool layernorm : {false, true})
@@ -154,7 +154,7 @@ TEST_SUITE("norm") {
     }
 
     TEST_CASE("norm: long rows agree with plain loops, whichever kernel takes them") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t C : {264, 520, 768, 1040, 2048, 2056, 4104, 8200})
                 for (bool layernorm : {false, true}) {
                     Case k(dtype, 5, C, layernorm, layernorm, layernorm);
@@ -163,7 +163,7 @@ TEST_SUITE("norm") {
     }
 
     TEST_CASE("norm: rows that do not lie on 16 bytes") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (Tensor Case::*member : {&Case::inp, &Case::branch, &Case::out, &Case::residual, &Case::weight, &Case::dout, &Case::dinp}) {
                 Case k(dtype, 3, 48, true, true), moved(dtype, 3, 48, true, true);
                 Tensor& t = moved.*member;
@@ -216,7 +216,7 @@ TEST_SUITE("norm") {
     }
 
     TEST_CASE("norm: residual may be the memory of inp or branch, dinp that of dresidual") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t C : {129, 136}) {
                 Case k(dtype, 37, C, true, true);
                 k.forward();

@@ -28,7 +28,7 @@ double sum_squares(const Tensor& x) { return added(traincu::sum_squares, x); }
 TEST_SUITE("reduce") {
     TEST_CASE("reduce: sums of any size and shape, in double from all types") {
         for (int64_t n : {0, 1, 7, 17, 4095, 4096, 4097, 20001}) {
-            for (Dtype dtype : activation_dtypes()) {
+            for (Dtype dtype : test_dtypes()) {
                 Pool pool;
                 Tensor x = pool.normal(dtype, {n}, 1.0, 0.5);
                 long double total = 0, squares = 0;
@@ -111,7 +111,7 @@ TEST_SUITE("reduce") {
     }
 
     TEST_CASE("reduce: the same bits wherever the elements lie" * doctest::skip(!on_gpu())) {
-        for (Dtype dtype : activation_dtypes()) {
+        for (Dtype dtype : test_dtypes()) {
             Pool pool;
             Tensor x = pool.normal(dtype, {9001}, 1e3), wide = pool.zeros(dtype, {9002}), moved = wide.slice_rows(1, 9001);
             Pool::set(x, 77, 1e-9);

@@ -173,7 +173,7 @@ TEST_SUITE("rope") {
     }
 
     TEST_CASE("rope: forward and backward agree with the formulas in double, within twice the error of a naive kernel") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (bool normed : {false, true})
                 for (double theta : {0.0, 10000.0, 1e6})
                     for (int64_t HS : {2, 5, 6, 16, 48, 64, 100, 128, 256}) {
@@ -203,7 +203,7 @@ TEST_SUITE("rope") {
     }
 
     TEST_CASE("rope: heads that do not lie on 16 bytes") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (bool normed : {false, true}) {
                 Pool pool, again;
                 Problem x(pool, dtype, 5, normed, {2, 1, 32, 1e-6}), y(again, dtype, 5, normed, {2, 1, 32, 1e-6});
@@ -285,7 +285,7 @@ TEST_SUITE("rope") {
     }
 
     TEST_CASE("rope: without QK-norm, in place equals out of place, backward undoes forward, and values are untouched") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t HS : {8, 32}) {
                 Pool pool, again;
                 const int64_t width = 4 * HS;
@@ -341,7 +341,7 @@ TEST_SUITE("rope") {
     }
 
     TEST_CASE("rope: backward in place equals out of place") {
-        for (Dtype dtype : activation_dtypes())
+        for (Dtype dtype : test_dtypes())
             for (int64_t HS : {8, 32}) {
                 Pool pool, again;
                 const int64_t width = 4 * HS;

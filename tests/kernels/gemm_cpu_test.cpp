@@ -1,6 +1,8 @@
 // Our own product for CPUs, apart from the layers that call it.
 #include <doctest/doctest.h>
 
+#include <stdexcept>
+
 #include "tests/kernels/bits.h"
 #include "tests/kernels/matmul_fixture.h"
 
@@ -119,6 +121,43 @@ TEST_SUITE("matmul") {
                     cpu::gemm_by_blocks(cpu::gemm, 384, s.M, s.N, s.K, x16, y16, blocks.as<float>(), s.N, units);
                     if (s.unit > 0 || s.K <= 384) CHECK(same_bits(blocks, narrow));
                 }
+    }
+
+    TEST_CASE("linear: weights stored in fewer bits than the activations give the bits of widened weights, on every engine") {
+        if (on_gpu()) return;  // of the CPU's layers
+        Settings settings;
+        for (GemmEngine engine : engines())
+            for (Dtype type : {Dtype::f32, Dtype::f64})
+                for (Dtype stored : {Dtype::bf16, Dtype::f16})
+                    for (const Shape& s : {Shape{1, 1, 1}, {17, 7, 129}, {65, 72, 136}}) {
+                        set_gemm_engine(engine);
+                        INFO(engine_name(), " ", std::string(name_of(type)), " ", std::string(name_of(stored)), " ", s.N, " ", s.OC, " ",
+                             s.IC);
+                        Pool pool;
+                        const Tensor narrow = pool.normal(stored, {s.OC, s.IC}), wide = pool.copy(narrow, type);
+                        const Tensor inp = pool.normal(type, {s.N, s.IC}), bias = pool.normal(type, {s.OC}),
+                                     dout = pool.normal(type, {s.N, s.OC});
+                        const Tensor pre_in = pool.normal(type, {s.N, s.IC});
+                        auto results = [&](const Tensor& weight) {
+                            std::vector<Tensor> r;
+                            for (int64_t cols : {s.OC, s.IC, s.OC, s.OC, s.IC}) r.push_back(pool.poison(type, {s.N, cols}));
+                            linear_forward(r[0], inp, weight, bias, test_stream());
+                            linear_backward_input(r[1], dout, weight, test_stream());
+                            linear_gelu_forward(r[2], r[3], inp, weight, bias, test_stream());
+                            linear_gelu_backward_input(r[4], dout, weight, pre_in, test_stream());
+                            return r;
+                        };
+                        const std::vector<Tensor> from_narrow = results(narrow), from_wide = results(wide);
+                        for (size_t i = 0; i < from_wide.size(); i++) {
+                            CHECK(!std::isnan(Pool::get(from_wide[i], 0)));
+                            CHECK(same_bits(from_narrow[i], from_wide[i]));
+                        }
+                        // bf16 activations take weights of their own type alone
+                        Tensor half = pool.normal(Dtype::f16, {3, 4}), inp16 = pool.normal(Dtype::bf16, {2, 4}),
+                               out16 = pool.poison(Dtype::bf16, {2, 3});
+                        CHECK_THROWS_AS(linear_forward(out16, inp16, half, {}, test_stream()), std::logic_error);
+                        CHECK_THROWS_AS(linear_forward(out16, inp16, pool.normal(Dtype::f32, {3, 4}), {}, test_stream()), std::logic_error);
+                    }
     }
 }
 

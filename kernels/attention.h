@@ -45,6 +45,9 @@
 // and 2 s T NH HS, factors s R (T NH + Tk NKV) and twice that. FLOPs of the products, causal, per segment of n tokens: forward (two of
 // them) 2 NH HS n^2, backward (five) 5 NH HS n^2; factors add NH R n^2 and 3 NH R n^2. Sources: grouped heads, Ainslie et al. 2023; online
 // softmax, Milakov, Gimelshein 2018; tiles, FlashAttention, Dao et al. 2022; the gate, Qiu et al. 2025; softcap, Gemma 2; sinks, gpt-oss.
+//
+// bf16 on a CPU: f32 copies of whole tensors for each call; dk, dv and dk_factors are summed in f32 over the call, then added to what is
+// there and rounded once.
 #pragma once
 
 #include <bit>

@@ -2,7 +2,10 @@
 //
 //   g++ -std=c++20 -I. -O3 -march=x86-64-v3 -fopenmp -DTRAIN_HAS_ONEDNN -o /tmp/gemm_bench tests/bench/gemm_bench.cpp
 //       kernels/gemm_cpu.cpp kernels/gemm_onednn.cpp src/plan/fma_peak.cpp src/base/error.cpp -ldnnl
-//   OMP_WAIT_POLICY=passive /tmp/gemm_bench [wall]
+//   OMP_WAIT_POLICY=passive /tmp/gemm_bench [wall] [f32 | f32xbf16 | f32xf16 | bf16]
+//
+// The last word is how activations and weights are stored: f32 (unless said), weights in fewer bits beside f32 activations, or both in
+// bf16, where results of forward and dinp are rounded to bf16, too. Gradients of weights are f32.
 //
 // Every figure is the best of many repetitions, taken in turns, and the peak is measured among them: a busy machine then disturbs
 // all columns alike. Time is the processor time that the threads were given, divided by their number, so that neighbours count
@@ -13,18 +16,21 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "kernels/gemm_cpu.h"
+#include "kernels/widened_cpu.h"
 #include "src/plan/fma_peak.h"
 
+using namespace traincu;
 using namespace traincu::cpu;
 
 namespace {
 
 bool wall_clock = false;
+Dtype activation_type = Dtype::f32, weight_type = Dtype::f32;
 
 double now() {
     timespec t;
@@ -42,7 +48,7 @@ double seconds_of(const std::function<void()>& work) {
 // GFLOP/s of one burst on all threads.
 double peak(Simd simd) {
     double flops = 0;
-    const double seconds = seconds_of([&] { flops = traincu::fma_burst(simd); });
+    const double seconds = seconds_of([&] { flops = fma_burst(simd); });
     return flops / seconds * 1e-9;
 }
 
@@ -57,18 +63,38 @@ struct Best {
     double own[3] = {}, onednn = 0, peak[3] = {};  // GFLOP/s; indexed by Simd
 };
 
+// A matrix (rows, cols) as it is stored.
+struct Stored {
+    Stored(Dtype dtype, int64_t count, float step) : type(dtype), numbers(static_cast<size_t>(count * size_of(dtype))) {
+        dispatch_stored(type, [&]<class S>(S) {
+            for (int64_t i = 0; i < count; i++)
+                reinterpret_cast<S*>(numbers.data())[i] = stored<S>(static_cast<Real<S>>(step * static_cast<float>(i % 17 + 1)));
+        });
+    }
+    Operand plain(int64_t cols) const { return {numbers.data(), type, cols, 1}; }
+    Operand transposed(int64_t cols) const { return {numbers.data(), type, 1, cols}; }
+
+    Dtype type;
+    std::vector<std::byte> numbers;
+};
+
 Best measure(const Row& row, Pass pass) {
     const int64_t unit = 256;
     const int64_t N = row.N, IC = row.IC, OC = row.OC;
-    std::vector<float> inp(static_cast<size_t>(N * IC), 1e-3f), weight(static_cast<size_t>(OC * IC), 2e-3f),
-        out(static_cast<size_t>(N * OC), 3e-3f);
-    for (size_t i = 0; i < inp.size(); i++) inp[i] = 1e-3f * static_cast<float>(i % 17);
-    auto product = [&](auto engine, Simd simd) {
-        GemmOptions options{.simd = simd};
-        if (pass == Pass::forward) engine(N, OC, IC, {inp.data(), IC, 1}, {weight.data(), 1, IC}, out.data(), OC, options);
-        if (pass == Pass::input) engine(N, IC, OC, {out.data(), OC, 1}, {weight.data(), IC, 1}, inp.data(), IC, options);
-        options.accumulate = true, options.unit = unit;
-        if (pass == Pass::weight) engine(OC, IC, N, {out.data(), 1, OC}, {inp.data(), IC, 1}, weight.data(), IC, options);
+    Stored inp(activation_type, N * IC, 1e-3f), out(activation_type, N * OC, 3e-3f);
+    const Stored weight(weight_type, OC * IC, 2e-3f);
+    std::vector<float> dweight(static_cast<size_t>(pass == Pass::weight ? OC * IC : 0));
+    auto product = [&](Gemm engine, Simd simd) {
+        const GemmOptions options{.simd = simd}, units{.accumulate = true, .unit = unit, .simd = simd};
+        auto activations = [&](int64_t cols, int64_t K, Operand a, Operand b, Stored& c) {
+            if (c.type == Dtype::bf16)
+                gemm_rounded(engine, N, cols, K, a, b, reinterpret_cast<bf16*>(c.numbers.data()), cols, options);
+            else
+                engine(N, cols, K, a, b, reinterpret_cast<float*>(c.numbers.data()), cols, options);
+        };
+        if (pass == Pass::forward) activations(OC, IC, inp.plain(IC), weight.transposed(IC), out);
+        if (pass == Pass::input) activations(IC, OC, out.plain(OC), weight.plain(IC), inp);
+        if (pass == Pass::weight) engine(OC, IC, N, out.transposed(OC), inp.plain(IC), dweight.data(), IC, units);
     };
     const double flops = 2.0 * static_cast<double>(N) * static_cast<double>(IC) * static_cast<double>(OC);
     Best best;
@@ -119,8 +145,15 @@ void table(int threads) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    wall_clock = argc > 1 && std::strcmp(argv[1], "wall") == 0;
-    std::printf("oneDNN: %s; time: %s\n", onednn_usable() ? onednn_version().c_str() : "not used", wall_clock ? "wall" : "processor");
+    for (int i = 1; i < argc; i++) {
+        const std::string word = argv[i];
+        if (word == "wall") wall_clock = true;
+        if (word == "f32xbf16") weight_type = Dtype::bf16;
+        if (word == "f32xf16") weight_type = Dtype::f16;
+        if (word == "bf16") activation_type = weight_type = Dtype::bf16;
+    }
+    std::printf("oneDNN: %s; time: %s; activations %s, weights %s\n", onednn_usable() ? onednn_version().c_str() : "not used",
+                wall_clock ? "wall" : "processor", name_of(activation_type), name_of(weight_type));
     const int most = omp_get_max_threads();
     table(1);
     if (most > 1) table(most);

@@ -314,7 +314,7 @@ int64_t cublaslt_workspace_bytes(const Stream& stream) { return std::min(int64_t
 
 namespace {
 
-Problem forward_problem(const Tensor& out, const Tensor& inp, const Tensor& weight, Extra extra, const Stream& stream) {
+Problem forward_problem(const Tensor& out, const Tensor& inp, const Tensor& weight, Extra extra, bool accumulate, const Stream& stream) {
     return {.in = inp.dtype,
             .out = out.dtype,
             .a_transposed = true,
@@ -326,11 +326,12 @@ Problem forward_problem(const Tensor& out, const Tensor& inp, const Tensor& weig
             .ldb = inp.row_stride,
             .ldd = out.row_stride,
             .extra = extra,
-            .accumulate = false,
+            .accumulate = accumulate,
             .workspace = cublaslt_workspace_bytes(stream)};
 }
 
-Problem backward_input_problem(const Tensor& dinp, const Tensor& dout, const Tensor& weight, Extra extra, const Stream& stream) {
+Problem backward_input_problem(const Tensor& dinp, const Tensor& dout, const Tensor& weight, Extra extra, bool accumulate,
+                               const Stream& stream) {
     return {.in = dout.dtype,
             .out = dinp.dtype,
             .a_transposed = false,
@@ -342,27 +343,27 @@ Problem backward_input_problem(const Tensor& dinp, const Tensor& dout, const Ten
             .ldb = dout.row_stride,
             .ldd = dinp.row_stride,
             .extra = extra,
-            .accumulate = false,
+            .accumulate = accumulate,
             .workspace = cublaslt_workspace_bytes(stream)};
 }
 
 }  // namespace
 
-bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
-    if (!suits(out) || !suits(inp) || !suits(weight) || !aligned16(bias)) return false;
-    return multiply(forward_problem(out, inp, weight, bias ? Extra::bias : Extra::none, stream),
+bool cublaslt_forward(Tensor out, Tensor inp, Tensor weight, Tensor bias, bool accumulate, Stream& stream) {
+    if (weight.dtype != inp.dtype || !suits(out) || !suits(inp) || !suits(weight) || !aligned16(bias)) return false;
+    return multiply(forward_problem(out, inp, weight, bias ? Extra::bias : Extra::none, accumulate, stream),
                     {weight.data, inp.data, out.data, bias.data, nullptr}, stream);
 }
 
-bool cublaslt_backward_input(Tensor dinp, Tensor dout, Tensor weight, Stream& stream) {
-    if (!suits(dinp) || !suits(dout) || !suits(weight)) return false;
-    return multiply(backward_input_problem(dinp, dout, weight, Extra::none, stream), {weight.data, dout.data, dinp.data, nullptr, nullptr},
-                    stream);
+bool cublaslt_backward_input(Tensor dinp, Tensor dout, Tensor weight, bool accumulate, Stream& stream) {
+    if (weight.dtype != dout.dtype || !suits(dinp) || !suits(dout) || !suits(weight)) return false;
+    return multiply(backward_input_problem(dinp, dout, weight, Extra::none, accumulate, stream),
+                    {weight.data, dout.data, dinp.data, nullptr, nullptr}, stream);
 }
 
 bool cublaslt_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Tensor bias, Stream& stream) {
     if (out.dtype != Dtype::bf16 || !suits(out) || !suits(pre) || !suits(inp) || !suits(weight) || !aligned16(bias)) return false;
-    return multiply(forward_problem(out, inp, weight, bias ? Extra::bias_gelu : Extra::gelu, stream),
+    return multiply(forward_problem(out, inp, weight, bias ? Extra::bias_gelu : Extra::gelu, false, stream),
                     {weight.data, inp.data, out.data, bias.data, pre.data}, stream, [&] {
                         gpu::linear_forward(pre, inp, weight, bias, stream);
                         gpu::gelu_forward(out, pre, stream);
@@ -371,7 +372,7 @@ bool cublaslt_gelu_forward(Tensor out, Tensor pre, Tensor inp, Tensor weight, Te
 
 bool cublaslt_gelu_backward_input(Tensor dpre, Tensor dout, Tensor weight, Tensor pre, Stream& stream) {
     if (dpre.dtype != Dtype::bf16 || !suits(dpre) || !suits(dout) || !suits(weight) || !suits(pre)) return false;
-    return multiply(backward_input_problem(dpre, dout, weight, Extra::gelu_slope, stream),
+    return multiply(backward_input_problem(dpre, dout, weight, Extra::gelu_slope, false, stream),
                     {weight.data, dout.data, dpre.data, nullptr, pre.data}, stream, [&] {
                         gpu::linear_backward_input(dpre, dout, weight, stream);
                         gpu::gelu_backward(dpre, dpre, pre, stream);

@@ -20,6 +20,13 @@ void dispatch_stored(Dtype dtype, Body&& body) {
     body(bf16{});
 }
 
+// body(float{}), body(bf16{}) or body(f16{}): what weights are stored in.
+template <class Body>
+void dispatch_weight(Dtype dtype, Body&& body) {
+    if (dtype == Dtype::f16) return body(f16{});
+    dispatch_stored(dtype, body);
+}
+
 // body(std::integral_constant<int, width>{}) with as many elements as 16 bytes hold, or with 1 where rows cannot be read so.
 template <class T, class Body>
 void dispatch_width(bool packed, Body&& body) {

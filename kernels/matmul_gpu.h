@@ -38,18 +38,13 @@ struct MatmulSizes {
 };
 
 // The products whose sum C is.
-struct MatmulOneProduct {  // A B
-    __device__ static constexpr int count() { return 1; }
-    __device__ static constexpr int64_t a_offset(int) { return 0; }
-    __device__ static constexpr int64_t b_offset(int) { return 0; }
-};
-struct MatmulProducts {  // term a[i] of A times term b[i] of B, for i = 0, 1, ...
-    static constexpr int most = 6;
-    int number, a[most], b[most];
+struct MatmulOneProduct {};  // A B
+struct MatmulProducts {      // for i = 0, 1, ...: a term of A times a term of B
+    int count;
+    uint32_t a, b;               // 4 bits a product, the lowest first: which term
     int64_t a_stride, b_stride;  // elements from a term to the next
-    __device__ int count() const { return number; }
-    __device__ int64_t a_offset(int product) const { return a[product] * a_stride; }
-    __device__ int64_t b_offset(int product) const { return b[product] * b_stride; }
+    constexpr int a_term(int i) const { return static_cast<int>(a >> 4 * i & 15); }
+    constexpr int b_term(int i) const { return static_cast<int>(b >> 4 * i & 15); }
 };
 
 // The tile that this block makes. Blocks that run at the same time take tiles that lie together, 8 high: they share operands in L2.
@@ -173,6 +168,7 @@ __device__ void matmul_fragment(uint32_t (&r)[4], const bf16* tile, int x, int k
 template <class Shape, bool a_k_dense, bool b_k_dense, bool aligned, class Out, class Products>
 __global__ void __launch_bounds__(Shape::threads, 256 / Shape::threads * 2)
     matmul_kernel(MatmulResult<Out> c, MatmulOperand<bf16> a, MatmulOperand<bf16> b, MatmulSizes sizes, Products products) {
+    constexpr bool by_terms = std::is_same_v<Products, MatmulProducts>;
     constexpr int m_steps = Shape::warp_height / 16, n_steps = Shape::warp_width / 8;
     bf16* a_tiles = shared<bf16>();
     bf16* b_tiles = a_tiles + matmul_stages * Shape::a_size;
@@ -186,14 +182,19 @@ __global__ void __launch_bounds__(Shape::threads, 256 / Shape::threads * 2)
 
     for (int64_t begin = 0; begin < sizes.K; begin += sizes.unit) {
         const int64_t end = sizes.K - begin < sizes.unit ? sizes.K : begin + sizes.unit;
-        const int steps_each = static_cast<int>(div_ceil(end - begin, matmul_depth)), steps = steps_each * products.count();
+        const int64_t steps_each = div_ceil(end - begin, matmul_depth);
+        int64_t steps = steps_each;
+        if constexpr (by_terms) steps *= products.count;
 
-        auto load_step = [&](int step) {
+        auto load_step = [&](int64_t step) {
             bf16 *a_tile = a_tiles + step % matmul_stages * Shape::a_size, *b_tile = b_tiles + step % matmul_stages * Shape::b_size;
+            int64_t k = begin + step * matmul_depth, a_offset = 0, b_offset = 0;
             if (step < steps) {
-                const int product = step / steps_each;
-                const int64_t k = begin + int64_t{step - product * steps_each} * matmul_depth;
-                const int64_t a_offset = products.a_offset(product), b_offset = products.b_offset(product);
+                if constexpr (by_terms) {
+                    const int each = static_cast<int>(steps_each), product = static_cast<int>(step) / each;
+                    k -= int64_t{product} * each * matmul_depth;
+                    a_offset = products.a_term(product) * products.a_stride, b_offset = products.b_term(product) * products.b_stride;
+                }
                 if constexpr (a_k_dense)
                     a_loader.load(a_tile, a_offset, tile.m, sizes.M, k, end);
                 else
@@ -208,7 +209,7 @@ __global__ void __launch_bounds__(Shape::threads, 256 / Shape::threads * 2)
 
         float sums[m_steps][n_steps][4] = {};
         for (int step = 0; step < matmul_stages - 1; step++) load_step(step);
-        for (int step = 0; step < steps; step++) {
+        for (int64_t step = 0; step < steps; step++) {
             cp_async_wait<matmul_stages - 2>();  // this step's tiles have arrived, as far as this thread brought them;
             __syncthreads();                     // all of them; and all threads are done with the step before, whose place is next
             load_step(step + matmul_stages - 1);
@@ -232,8 +233,10 @@ __global__ void __launch_bounds__(Shape::threads, 256 / Shape::threads * 2)
         __syncthreads();  // the ring's memory is free
 
         MatmulResult<Out> to = c;
-        if (begin > 0) to.accumulate = true;
-        if (end < sizes.K) to.bias = nullptr;  // added once, at the end
+        if constexpr (by_terms) {  // its units are pieces of K too, which need not add to what C was
+            if (begin > 0) to.accumulate = true;
+            if (end < sizes.K) to.bias = nullptr;  // added once, at the end
+        }
         float* c_tile = shared<float>();
 #pragma unroll
         for (int m = 0; m < m_steps; m++)

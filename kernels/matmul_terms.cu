@@ -88,15 +88,16 @@ Terms split(const Tensor& x, std::byte* memory, Stream& stream) {
     return terms;
 }
 
-// Whose terms are multiplied, the smallest first. The weight is a term: 2 or 3 products.
+// Whose terms are multiplied, the smallest first; the digits of a hexadecimal number are read from the right. The weight is a term: 2 or 3
+// products.
 MatmulProducts products_with_weight(const Terms& a) {
-    if (number_of_terms() == 2) return {2, {1, 0}, {0, 0}, a.stride, 0};
-    return {3, {2, 1, 0}, {0, 0, 0}, a.stride, 0};
+    if (number_of_terms() == 2) return {2, 0x01, 0x00, a.stride, 0};
+    return {3, 0x012, 0x000, a.stride, 0};
 }
 // Both are split: those of 2^-8 and larger, or of 2^-16 and larger.
 MatmulProducts products_of_both(const Terms& a, const Terms& b) {
-    if (number_of_terms() == 2) return {3, {1, 0, 0}, {0, 1, 0}, a.stride, b.stride};
-    return {6, {2, 1, 0, 1, 0, 0}, {0, 1, 2, 0, 1, 0}, a.stride, b.stride};
+    if (number_of_terms() == 2) return {3, 0x001, 0x010, a.stride, b.stride};
+    return {6, 0x001012, 0x010210, a.stride, b.stride};
 }
 
 // The workspace behind the library's part, where the library is in force.
@@ -153,9 +154,9 @@ void add_products(const Tensor& dweight, const Terms& dout, const Terms& inp, in
     const int64_t rows = dout.first.rows();
     const MatmulProducts products = products_of_both(dout, inp);
     auto by_library = [&](int64_t row, int64_t count) {
-        for (int i = 0; i < products.number; i++) {
-            const bool taken = cublaslt_backward_weight(dweight, nullptr, dout[products.a[i]].slice_rows(row, count),
-                                                        inp[products.b[i]].slice_rows(row, count), 0, stream);
+        for (int i = 0; i < products.count; i++) {
+            const bool taken = cublaslt_backward_weight(dweight, nullptr, dout[products.a_term(i)].slice_rows(row, count),
+                                                        inp[products.b_term(i)].slice_rows(row, count), 0, stream);
             ENSURE(taken || i == 0);  // they are alike
             if (!taken) return false;
         }

@@ -63,16 +63,17 @@ constexpr Shapes shapes[] = {
     {"odd", 65537, 1601, 6397, 23, 23, 66, 50257, 50257, 1'557'686'401},
 };
 
-void products(const MadeUp& make, int64_t N, int64_t IC, int64_t OC, int64_t unit, Stream& stream) {
-    const Tensor inp = make.view(N, IC), weight = make.view(OC, IC), out = make.view(N, OC), bias = make({OC});
-    linear_forward(out, inp, weight, bias, stream);
-    linear_forward(out, inp, weight, {}, stream);
-    linear_backward_input(make.view(N, IC), out, weight, stream);
-    linear_backward_weight(make.view(OC, IC, make.wide), make.statistics({OC}), out, inp, unit, stream);
-    linear_backward_weight(make.view(OC, IC, make.wide), {}, out, inp, unit, stream);
+// stored: the type of the weight
+void products(const MadeUp& make, Dtype stored, int64_t N, int64_t IC, int64_t OC, int64_t unit, Stream& stream) {
+    const Tensor inp = make.view(N, IC), weight = make.view(OC, IC, stored), out = make.view(N, OC), bias = make({OC});
+    gpu::linear_forward(out, inp, weight, bias, stream);
+    gpu::linear_forward(out, inp, weight, {}, stream);
+    gpu::linear_backward_input(make.view(N, IC), out, weight, stream);
+    gpu::linear_backward_weight(make.view(OC, IC, make.wide), make.statistics({OC}), out, inp, unit, stream);
+    gpu::linear_backward_weight(make.view(OC, IC, make.wide), {}, out, inp, unit, stream);
     const Tensor pre = make({N, OC});
-    linear_gelu_forward(make({N, OC}), pre, inp, weight, bias, stream);
-    linear_gelu_backward_input(make({N, OC}), make.view(N, IC), make.view(IC, OC), pre, stream);
+    gpu::linear_gelu_forward(make({N, OC}), pre, inp, weight, bias, stream);
+    gpu::linear_gelu_backward_input(make({N, OC}), make.view(N, IC), make.view(IC, OC, stored), pre, stream);
 }
 
 // What does not depend on the way of the products.
@@ -236,18 +237,26 @@ TEST_SUITE("simt") {
     }
 
     TEST_CASE("simt: real sizes: matrix products") {
+        auto all_shapes = [](const MadeUp& make, Dtype stored, Stream& stream) {
+            for (const Shapes& s : shapes) {
+                CAPTURE(std::string(s.name));
+                for (int64_t unit : {0, 256}) {
+                    products(make, stored, s.T, s.C, (s.NH + 2 * s.NKV) * s.HS, unit, stream);
+                    products(make, stored, s.T, s.F, s.C, unit, stream);
+                    products(make, stored, s.T, s.C, s.Vp, unit, stream);  // more than 2^31 logits
+                }
+                products(make, stored, 1, s.C, s.Vp, 0, stream);
+            }
+        };
         for (GemmEngine engine : {GemmEngine::own, GemmEngine::automatic}) {
             set_gemm_engine(engine);
-            for_all_ways([](Stream& stream, const MadeUp& make) {
-                for (const Shapes& s : shapes) {
-                    CAPTURE(std::string(s.name));
-                    for (int64_t unit : {0, 256}) {
-                        products(make, s.T, s.C, (s.NH + 2 * s.NKV) * s.HS, unit, stream);
-                        products(make, s.T, s.F, s.C, unit, stream);
-                        products(make, s.T, s.C, s.Vp, unit, stream);  // more than 2^31 logits
-                    }
-                    products(make, 1, s.C, s.Vp, 0, stream);
-                }
+            for_all_ways([&](Stream& stream, const MadeUp& make) {
+                all_shapes(make, make.dtype, stream);
+                if (make.dtype != Dtype::f32) return;
+                for (Dtype stored : {Dtype::bf16, Dtype::f16}) all_shapes(make, stored, stream);
+                set_f32_products(F32Products::bf16x3);
+                all_shapes(make, Dtype::bf16, stream);
+                set_f32_products(F32Products::fp32);
             });
         }
         set_gemm_engine(GemmEngine::automatic);

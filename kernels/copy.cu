@@ -95,6 +95,8 @@ void zero(Tensor x, Stream& stream) {
 void copy(Tensor to, Tensor from, Stream& stream) {
     if (to.dtype == Dtype::bf16 && from.dtype == Dtype::f32) return convert_rows<bf16, float>(to, from, stream);
     if (to.dtype == Dtype::f32 && from.dtype == Dtype::bf16) return convert_rows<float, bf16>(to, from, stream);
+    if (to.dtype == Dtype::f16 && from.dtype == Dtype::f32) return convert_rows<f16, float>(to, from, stream);
+    if (to.dtype == Dtype::f32 && from.dtype == Dtype::f16) return convert_rows<float, f16>(to, from, stream);
     ENSURE(to.dtype == from.dtype);
     if (to.contiguous() && from.contiguous()) return copy(to.data, from.data, to.bytes(), stream.handle());
     move_rows(to, from, stream);

@@ -1,6 +1,7 @@
 // The embedding on the GPU.
 //
-// Forward: a warp takes a token and copies its row, several packs of 16 bytes under way.
+// Forward: a warp takes a token and copies its row, several packs of 16 bytes under way. The tables are widened as they are read, each from
+// its own type: that of wte is a parameter of the template, that of the small wpe a branch that all threads take alike.
 //
 // Backward: rows of dwte are owned, not shared: token_order brings the tokens of a row together, and the warp that stands where such a run
 // begins walks it in ascending order, with the sums in registers. Other warps end at once; rows without a token are not touched. The
@@ -17,19 +18,36 @@ namespace traincu::gpu {
 
 constexpr int embedding_warps = 4;
 
-template <class T, int width>
-__global__ void __launch_bounds__(embedding_warps* warp_size)
-    embedding_forward_kernel(T* out, const int32_t* tokens, const int32_t* positions, const T* wte, const T* wpe, int64_t n, int64_t C) {
+// A table whose type is known when the kernel runs. data null: absent.
+struct EmbeddingTable {
+    const void* data;
+    Dtype dtype;
+    template <int width>
+    __device__ void load(float (&x)[width], int64_t at) const {
+        if (dtype == Dtype::f32)
+            load_floats(x, static_cast<const float*>(data) + at);
+        else if (dtype == Dtype::bf16)
+            load_floats(x, static_cast<const bf16*>(data) + at);
+        else
+            load_floats(x, static_cast<const f16*>(data) + at);
+    }
+};
+
+template <class T, class Wte, int width>
+__global__ void __launch_bounds__(embedding_warps* warp_size, 8)
+    embedding_forward_kernel(T* out, const int32_t* tokens, const int32_t* positions, const Wte* wte, EmbeddingTable wpe, int64_t n,
+                             int64_t C) {
     const int64_t t = int64_t{blockIdx.x} * embedding_warps + static_cast<int>(threadIdx.x) / warp_size;
     if (t >= n) return;
-    const T *token = wte + tokens[t] * C, *position = wpe ? wpe + positions[t] * C : nullptr;
+    const Wte* token = wte + tokens[t] * C;
+    const int64_t position = wpe.data ? positions[t] * C : 0;
 #pragma unroll 4
     for (int64_t c = static_cast<int>(threadIdx.x) % warp_size * width; c < C; c += warp_size * width) {
         float x[width];
         load_floats(x, token + c);
-        if (position) {
+        if (wpe.data) {
             float added[width];
-            load_floats(added, position + c);
+            wpe.load(added, position + c);
             for (int i = 0; i < width; i++) x[i] += added[i];
         }
         store_floats(out + t * C + c, x);
@@ -77,12 +95,17 @@ __global__ void __launch_bounds__(embedding_warps* warp_size, 8)
 void embedding_forward(Tensor out, Tensor tokens, Tensor positions, Tensor wte, Tensor wpe, Stream& stream) {
     const int64_t n = out.rows(), C = out.cols();
     if (n == 0) return;
+    ENSURE(!wpe || wpe.dtype == Dtype::f32 || is_16_bit(wpe.dtype));
     dispatch_stored(out.dtype, [&](auto stored) {
         using T = decltype(stored);
         dispatch_width<T>(C % Pack<T>::size == 0 && rows_aligned({out, wte, wpe}), [&](auto w) {
             constexpr int width = decltype(w)::value;
-            launch(embedding_forward_kernel<T, width>, grid_of(div_ceil(n, embedding_warps)), dim3(embedding_warps * warp_size), 0, stream,
-                   out.as<T>(), tokens.as<int32_t>(), wpe ? positions.as<int32_t>() : nullptr, wte.as<T>(), wpe.as_or_null<T>(), n, C);
+            dispatch_weight(wte.dtype, [&](auto table) {
+                using Wte = decltype(table);
+                launch(embedding_forward_kernel<T, Wte, width>, grid_of(div_ceil(n, embedding_warps)), dim3(embedding_warps * warp_size), 0,
+                       stream, out.as<T>(), tokens.as<int32_t>(), wpe ? positions.as<int32_t>() : nullptr, wte.as<Wte>(),
+                       EmbeddingTable{wpe.data, wpe.dtype}, n, C);
+            });
         });
     });
 }

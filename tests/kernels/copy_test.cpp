@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -22,6 +24,21 @@ struct View {
         : wide(pool.copy(pool.integers({N, width}, 200), dtype)), part(wide.slice_cols(first, C)) {}
     Tensor wide, part;
 };
+
+// What binary16 is, by arithmetic on doubles alone: the number of these bits, and the number nearest to x, the even one of two.
+double half_number(uint16_t bits) {
+    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    const double size = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+    return std::copysign(exponent < 31 ? size : mantissa == 0 ? HUGE_VAL : std::nan(""), bits >> 15 ? -1.0 : 1.0);
+}
+double nearest_half(double x) {
+    if (!std::isfinite(x)) return x;
+    int exponent = 0;
+    std::frexp(x, &exponent);  // |x| < 2^exponent; numbers below 2^-14 are multiples of 2^-24
+    const double step = std::ldexp(1.0, std::max(exponent, -13) - 11), y = std::nearbyint(x / step) * step;
+    return std::fabs(y) > 65504 ? std::copysign(HUGE_VAL, x) : y;
+}
+bool same_number(double a, double b) { return (std::isnan(a) && std::isnan(b)) || (a == b && std::signbit(a) == std::signbit(b)); }
 
 }  // namespace
 
@@ -70,6 +87,54 @@ TEST_SUITE("copy") {
                         CHECK(to.as<bf16>()[row * to.row_stride + c].bits == expected);
                         CHECK(std::bit_cast<uint32_t>(back.as<float>()[row * n + c]) == uint32_t{expected} << 16);
                     }
+            }
+    }
+
+    TEST_CASE("copy: every f16 is widened exactly, and comes back" * doctest::skip(!on_gpu())) {
+        Pool pool;
+        constexpr int64_t all = 1 << 16;
+        Tensor from = pool.zeros(Dtype::f16, {all}), to = pool.poison(Dtype::f32, {all}), back = pool.zeros(Dtype::f16, {all});
+        for (int64_t i = 0; i < all; i++) from.as<f16>()[i].bits = static_cast<uint16_t>(i);
+        copy(to, from, test_stream());
+        copy(back, to, test_stream());
+        test_stream().synchronize();
+        int64_t wide = 0, returned = 0;
+        for (int64_t i = 0; i < all; i++) {
+            const uint16_t bits = from.as<f16>()[i].bits, again = back.as<f16>()[i].bits;
+            wide += same_number(to.as<float>()[i], half_number(bits));
+            returned += std::isnan(half_number(bits)) ? std::isnan(half_number(again)) : again == bits;
+        }
+        CHECK(wide == all);
+        CHECK(returned == all);
+    }
+
+    TEST_CASE("copy: f32 is rounded to the nearest f16, the even one of two; what is too large is infinite" * doctest::skip(!on_gpu())) {
+        // ties of normal and of subnormal numbers and what lies beside them; the largest number and where infinity begins
+        std::vector<double> values = {0.0,         1 + 0x1p-11, 1 + 3 * 0x1p-11, 1 + 0x1.8p-11, 65504,        0x1.FFDFFEp15,
+                                      65520,       0x1p-14,     0x1.FFFFFEp-15,  0x1p-24,       0x1p-25,      0x1.000002p-25,
+                                      3 * 0x1p-25, 5 * 0x1p-25, 0x1p-26,         1e-40,         3.4028234e38, HUGE_VAL};
+        for (size_t i = 0, count = values.size(); i < count; i++) values.push_back(-values[i]);
+        const auto n_values = static_cast<int64_t>(values.size());
+        for (int64_t n : {1, 17, 1000, 4096})
+            for (int64_t gap : {0, 3, 8}) {
+                INFO(n, " ", gap);
+                Pool pool;
+                Tensor from = pool.normal(Dtype::f32, {3, n + gap}).slice_cols(gap, n),
+                       to = pool.zeros(Dtype::f16, {3, n + gap}).slice_cols(0, n);
+                for (int64_t row = 0; row < 3; row++)
+                    for (int64_t c = 0; c < n; c++) {
+                        float& x = from.as<float>()[row * from.row_stride + c];
+                        x = c < n_values ? static_cast<float>(values[static_cast<size_t>((c + row) % n_values)])
+                                         : std::ldexp(x, static_cast<int>(c % 48) - 30);
+                    }
+                copy(to, from, test_stream());
+                test_stream().synchronize();
+                int64_t right = 0;
+                for (int64_t row = 0; row < 3; row++)
+                    for (int64_t c = 0; c < n; c++)
+                        right += same_number(half_number(to.as<f16>()[row * to.row_stride + c].bits),
+                                             nearest_half(from.as<float>()[row * from.row_stride + c]));
+                CHECK(right == 3 * n);
             }
     }
 

@@ -94,6 +94,36 @@ TEST_SUITE("embedding") {
                     }
     }
 
+    TEST_CASE("embedding: tables of any stored type, each of its own, are widened, added in f32 and rounded once" *
+              doctest::skip(!on_gpu())) {
+        const Dtype stored[] = {Dtype::f32, Dtype::bf16, Dtype::f16};
+        for (Dtype dtype : test_dtypes())
+            for (Dtype token_type : stored)
+                for (Dtype position_type : stored)
+                    for (int64_t C : {1, 7, 12, 96, 129, 520}) {
+                        INFO(std::string(name_of(dtype)), " ", std::string(name_of(token_type)), " ", std::string(name_of(position_type)),
+                             " ", C);
+                        Pool pool;
+                        const int64_t n = 17;
+                        Tensor wte = pool.normal(token_type, {11, C}), wpe = pool.normal(position_type, {5, C});
+                        Tensor tokens = pool.integers({n}, 11), positions = cycle(pool, n, 5);
+                        Tensor out = pool.poison(dtype, {n, C}), alone = pool.poison(dtype, {n, C});
+                        Tensor expected = pool.poison(dtype, {n, C}), expected_alone = pool.poison(dtype, {n, C});
+                        for (int64_t t = 0; t < n; t++)
+                            for (int64_t c = 0; c < C; c++) {
+                                const double token = Pool::get(wte, tokens.as<int32_t>()[t] * C + c);
+                                const double position = Pool::get(wpe, positions.as<int32_t>()[t] * C + c);
+                                Pool::set(expected, t * C + c, plus(token, position, Dtype::f32));
+                                Pool::set(expected_alone, t * C + c, token);
+                            }
+                        embedding_forward(out, tokens, positions, wte, wpe, test_stream());
+                        embedding_forward(alone, tokens, {}, wte, {}, test_stream());
+                        test_stream().synchronize();
+                        CHECK(equal_bits(out, expected));
+                        CHECK(equal_bits(alone, expected_alone));
+                    }
+    }
+
     TEST_CASE("embedding: backward adds to what was there, tokens in ascending order, on any number of threads") {
         for (Dtype dtype : test_dtypes())
             for (int64_t n : {0, 1, 17, 300})

@@ -80,7 +80,8 @@ void products(const MadeUp& make, Dtype stored, int64_t N, int64_t IC, int64_t O
 void other_operations(const MadeUp& make, const Shapes& s, int64_t unit, Stream& stream) {
     const int64_t T = s.T, C = s.C, HS = s.HS, qk = (s.NH + s.NKV) * HS, qkv_width = qk + s.NKV * HS;
     const Tensor x = make({T, C}), row = make({C}), stat = make.statistics({T}), sums = make.statistics({C});
-    embedding_forward(x, make.ids(T), make.ids(T), make({s.Vp, C}), make({32768, C}), stream);
+    for (Dtype stored : {Dtype::f32, Dtype::bf16, Dtype::f16})
+        embedding_forward(x, make.ids(T), make.ids(T), make.tensor(stored, {s.Vp, C}), make.tensor(stored, {32768, C}), stream);
     embedding_backward(make.statistics({s.Vp, C}), make.statistics({32768, C}), x, make.ids(T), make.ids(T), make.ids(T), make.ids(T),
                        stream);
 
@@ -108,8 +109,10 @@ void other_operations(const MadeUp& make, const Shapes& s, int64_t unit, Stream&
     for (const Tensor& t : {make({T, s.Vp}), make.statistics({s.parameters})}) sum_squares(one, t, stream);
     zero(qkv, stream), zero(make({T, s.Vp}), stream);
     copy(make.view(T, C), x, stream);
-    copy(make.tensor(Dtype::bf16, {s.parameters}), make.tensor(Dtype::f32, {s.parameters}), stream);
-    copy(make.view(T, s.Vp, Dtype::f32), make.view(T, s.Vp, Dtype::bf16), stream);
+    for (Dtype stored : {Dtype::bf16, Dtype::f16}) {
+        copy(make.tensor(stored, {s.parameters}), make.tensor(Dtype::f32, {s.parameters}), stream);
+        copy(make.view(T, s.Vp, Dtype::f32), make.view(T, s.Vp, stored), stream);
+    }
 }
 
 void optimizer_operations(const MadeUp& make, const Shapes& s, Stream& stream) {

@@ -58,10 +58,14 @@ void check_gemm_engine(Device device);                // Error(usage) if the eng
 std::string gemm_engine_name(Device device = Device::cpu, Dtype activations = Dtype::f32);
 
 // How a GPU multiplies f32 activations under LayerCast. fp32: as written. bf16x2, bf16x3: on tensor cores, after each f32 operand is split
-// into bf16 terms, x1 = bf16(x), x2 = bf16(x - x1), x3 = bf16(x - x1 - x2) (0 where x is not finite); three hold all 24 bits. A weight in
-// bf16 is one term already: 2 or 3 products forward and backward_input; backward_weight has two f32 operands, 3 products (x1 y1, x1 y2,
-// x2 y1) or 6 (what is not below 2^-24). They are summed in f32, the smallest terms first, within each unit. Products of an f32 or f16
-// weight stay as written. Source: Henry, Tang, Heinecke 2019; Ootomo, Yokota 2022.
+// into bf16 terms, x1 = bf16(x), x2 = bf16(x - x1), x3 = bf16(x - x1 - x2). Three hold all 24 bits from |x| = 2^-110 on; of smaller numbers
+// they lack what bf16 cannot tell from 0, up to 2^-134. x1 of a finite x is finite; the other terms of an infinite x are 0.
+// A weight in bf16 is one term already: 2 or 3 products forward and backward_input; backward_weight has two f32 operands, 3 products (x1
+// y1, x1 y2, x2 y1) or 6 (what is not below 2^-24). A tensor core's sums are cut off, not rounded, so they go over pieces of at most 1024
+// of K, which do not cross a unit's end: in a piece the smallest terms first, then the piece is added to the result in f32, the bias (of
+// the activations' type, as everywhere) last. The library does so for the largest terms and multiplies the others before, over all of K. An
+// infinity meets terms that are 0: in a weight, or in backward_weight, it may give NaN where products as written give infinity. Products of
+// an f32 or f16 weight stay as written. Source: Henry, Tang, Heinecke 2019; Ootomo, Yokota 2022.
 enum class F32Products { fp32, bf16x2, bf16x3 };
 void set_f32_products(F32Products products);
 F32Products f32_products();

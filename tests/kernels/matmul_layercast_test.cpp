@@ -181,27 +181,29 @@ TEST_SUITE("matmul") {
         }
     }
 
-    TEST_CASE("linear by bf16 terms: a term is exact, Inf stays Inf and NaN NaN, the largest numbers are finite") {
+    TEST_CASE("linear by bf16 terms: three are the number from 2^-110 on; Inf stays Inf and NaN NaN, the largest numbers are finite") {
         if (!on_gpu()) return;
         ProductsSettings settings;
         const float inf = std::numeric_limits<float>::infinity(), largest = std::numeric_limits<float>::max();
-        const std::vector<float> values = {inf, -inf, std::nanf(""), largest, -largest, 0x1.FEFFFEp127f, 1 + 0x1p-23f, 0x1.FFFFFEp-100f};
+        const std::vector<float> values = {
+            inf, -inf, std::nanf(""), largest, -largest, 0x1.FEFFFEp127f, 1 + 0x1p-23f, 0x1.AAAAAAp-110f, 0x1.AAAAAAp-120f};
+        const auto n_values = static_cast<int64_t>(values.size());
         set_f32_products(F32Products::bf16x3);
         for (GemmEngine engine : engines())
             for (int64_t width : {8, 5}) {
                 set_gemm_engine(engine);
                 Pool pool;
                 // The identity as weight: the result is the sum of the terms.
-                Tensor inp = pool.zeros(Dtype::f32, {8, width}), weight = pool.zeros(Dtype::bf16, {width, width});
+                Tensor inp = pool.zeros(Dtype::f32, {n_values, width}), weight = pool.zeros(Dtype::bf16, {width, width});
                 for (int64_t i = 0; i < width; i++) Pool::set(weight, i * width + i, 1);
-                for (int64_t n = 0; n < 8; n++) inp.as<float>()[n * width + n % width] = values[static_cast<size_t>(n)];
-                Tensor out = pool.poison(Dtype::f32, {8, width});
+                for (int64_t n = 0; n < n_values; n++) inp.as<float>()[n * width + n % width] = values[static_cast<size_t>(n)];
+                Tensor out = pool.poison(Dtype::f32, {n_values, width});
                 gpu::linear_forward(out, inp, weight, {}, test_stream());
                 test_stream().synchronize();
-                for (int64_t n = 0; n < 8; n++) {
+                for (int64_t n = 0; n < n_values; n++) {
                     INFO(width, " ", n);
                     const float x = values[static_cast<size_t>(n)], y = out.as<float>()[n * width + n % width];
-                    CHECK((std::isnan(x) ? std::isnan(y) : x == y));
+                    CHECK((std::isnan(x) ? std::isnan(y) : std::fabs(x) < 0x1p-110f ? std::fabs(x - y) <= 0x1p-134f : x == y));
                 }
             }
     }

@@ -28,6 +28,7 @@
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
 #include "src/config/options.h"         // Options
+#include "src/optim/master_copy.h"      // MasterCopy
 #include "src/plan/memory.h"            // available_memory, memory_json
 #include "src/plan/peak.h"              // measure_ceiling
 #include "src/report/console.h"         // StepPrinter, lines
@@ -68,8 +69,7 @@ void read_options(Run& run, int argc, char** argv) {
                     "give --val-data too");
     run.threads = use_processor(o);
     run.stream = open_stream(o.device, o.precision);
-    if (o.adam_moments == "bf16" && !run.stream.on_gpu())
-        throw Error(ExitCode::usage, "--adam-moments bf16 needs a GPU", "leave it out, or compute on a GPU: --device cuda");
+    choose_products(o, run.stream);
     if (!run.stream.on_gpu()) o.determinism = "run";  // a CPU knows no other
     if (run.stream.on_gpu()) run.telemetry = open_telemetry();
 }
@@ -133,11 +133,10 @@ void restore(Run& run) {
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
         return;
     }
-    HostCopy master(run.memory->optimizer.master(weights.door.flat_weights()), run.stream);
+    MasterCopy master(weights.door, &run.memory->optimizer, run.stream);
     const std::string source = fill_new_weights(run.options, run.files, weights.table, master.tensor());
     if (!source.empty()) std::printf("%s\n", source.c_str());
     master.upload();
-    run.memory->optimizer.publish_master(weights.door.flat_weights(), run.stream);
 }
 
 // ---- 5. the loop

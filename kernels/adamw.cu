@@ -1,12 +1,10 @@
-// AdamW on the GPU: a thread takes 4 neighbours of each array, 16 bytes (8 of bf16), at two places a block of threads apart, with all loads
-// under way before the first is needed. The grid is as large as an H100 keeps running, since each block begins with two powers in double,
-// by one thread.
+// AdamW on the GPU: a thread takes 4 neighbours of each array, 16 bytes (8 of 16-bit numbers), at two places a block of threads apart, with
+// all loads under way before the first is needed. How their weights are kept is looked up in the table of ranges, which stays in the
+// caches; a warp's elements are of one range, but at its ends. The grid is as large as an H100 keeps running, since each block begins with
+// two powers in double, by one thread.
 //
-// bf16 moments are rounded by 16 random bits each: of word i % 4 of Philox at (seed, RandomStream::rounding, step, i / 4) the lower half
-// for m, the upper for v.
-//
-// Bytes per parameter: 28, with the copy 30; with bf16 moments 20 and 22. Floor: these over the memory's speed; 0.6 G parameters at 4.3
-// TB/s: 4.2 ms with the copy. Fraction: not measured.
+// Bytes per parameter: kernels/adamw.h. Floor: these over the memory's speed; 0.6 G parameters with masters at 4.3 TB/s: 4.2 ms. Fraction:
+// not measured.
 #include "kernels/adamw.h"
 
 #include "kernels/packs.h"
@@ -20,13 +18,14 @@ constexpr int64_t adamw_blocks = 132 * 4;
 
 template <class Moment>
 struct AdamwArrays {
-    float* param;
-    bf16* copy;
+    std::byte* weights;
+    float* masters;   // or null
+    int16_t* lowers;  // or null
     Moment *m, *v;
     const float* grad;
-    const int64_t* ranges;  // (R,2): end, decays
+    const WeightRange* ranges;
     int64_t range_count, n;
-    const GuardState* guard;
+    GuardState* guard;
 };
 
 struct AdamwFactors {
@@ -41,17 +40,31 @@ struct AdamwStep {
     uint32_t step;
 };
 
-// Does element i decay? Looks for the first range that ends beyond it.
-inline __device__ bool decays(const int64_t* ranges, int64_t count, int64_t i) {
-    int64_t low = 0, high = count - 1;
+// Where element i of the flat index has its weight.
+struct WeightPlace {
+    Dtype stored;
+    bool decays;
+    void* weight;    // of the stored type
+    float* master;   // or null
+    int16_t* lower;  // or null
+};
+template <class Moment>
+__device__ WeightPlace weight_place(const AdamwArrays<Moment>& a, int64_t i) {
+    int64_t low = 0, high = a.range_count - 1;  // the first range that ends beyond i
     while (low < high) {
         const int64_t middle = (low + high) / 2;
-        if (ranges[2 * middle] > i)
+        if (a.ranges[middle].end > i)
             high = middle;
         else
             low = middle + 1;
     }
-    return ranges[2 * low + 1] != 0;
+    const WeightRange& range = a.ranges[low];
+    const int64_t offset = i - (low > 0 ? a.ranges[low - 1].end : 0);
+    const Dtype stored = static_cast<Dtype>(range.stored);
+    const bool keeps = range.kept_at >= 0;
+    return {stored, range.decays != 0, a.weights + range.stored_at + offset * (stored == Dtype::f32 ? 4 : 2),
+            keeps && a.masters ? a.masters + range.kept_at + offset : nullptr,
+            keeps && a.lowers ? a.lowers + range.kept_at + offset : nullptr};
 }
 
 // One of the two bf16 beside x, by chance: 16 random bits are added below the last place and the rest is cut off. What is not finite stays
@@ -62,7 +75,27 @@ inline __device__ bf16 rounded_by_chance(float x, uint32_t random16) {
     return bf16{static_cast<uint16_t>((bits + random16) >> 16)};
 }
 
-// The moments of elements i + [0,width); width 4 begins at a multiple of 4.
+// Of the random block of elements i / 4: the word of element i + j, i a multiple of `width`.
+template <int width>
+__device__ uint32_t random_word(const PhiloxBlock& random, int64_t i, int j) {
+    if constexpr (width == 4) return random[static_cast<size_t>(j)];
+    const uint32_t low = i % 2 == 0 ? random[0] : random[1], high = i % 2 == 0 ? random[2] : random[3];
+    return i % 4 < 2 ? low : high;
+}
+
+template <int width, class T>
+__device__ void store_narrow(T* to, const T (&x)[width]) {
+    if constexpr (width == 1) {
+        *to = x[0];
+    } else {
+        HalfPack<T> pack;
+#pragma unroll
+        for (int j = 0; j < width; j++) pack.values[j] = x[j];
+        *reinterpret_cast<HalfPack<T>*>(to) = pack;
+    }
+}
+
+// The moments of elements i + [0,width).
 template <int width>
 __device__ void store_moments(float* to_m, float* to_v, const float (&m)[width], const float (&v)[width], uint64_t, uint32_t, int64_t) {
     store_floats(to_m, m), store_floats(to_v, v);
@@ -71,44 +104,88 @@ template <int width>
 __device__ void store_moments(bf16* to_m, bf16* to_v, const float (&m)[width], const float (&v)[width], uint64_t seed, uint32_t step,
                               int64_t i) {
     const PhiloxBlock random = Random{seed, RandomStream::rounding}.bits(step, static_cast<uint64_t>(i / 4));
-    if constexpr (width == 1) {
-        const uint32_t low = i % 2 == 0 ? random[0] : random[1], high = i % 2 == 0 ? random[2] : random[3], word = i % 4 < 2 ? low : high;
-        *to_m = rounded_by_chance(m[0], word & 0xFFFF), *to_v = rounded_by_chance(v[0], word >> 16);
-    } else {
-        HalfPack<bf16> m_pack, v_pack;
+    bf16 narrow_m[width], narrow_v[width];
 #pragma unroll
-        for (int j = 0; j < width; j++) {
-            m_pack.values[j] = rounded_by_chance(m[j], random[j] & 0xFFFF);
-            v_pack.values[j] = rounded_by_chance(v[j], random[j] >> 16);
-        }
-        *reinterpret_cast<HalfPack<bf16>*>(to_m) = m_pack, *reinterpret_cast<HalfPack<bf16>*>(to_v) = v_pack;
+    for (int j = 0; j < width; j++) {
+        const uint32_t word = random_word<width>(random, i, j);
+        narrow_m[j] = rounded_by_chance(m[j], word & 0xFFFF), narrow_v[j] = rounded_by_chance(v[j], word >> 16);
     }
+    store_narrow(to_m, narrow_m), store_narrow(to_v, narrow_v);
 }
+
+inline __device__ bool is_finite(float x) { return (__float_as_uint(x) & 0x7F800000u) != 0x7F800000u; }
 
 // Elements i + [0,width), which lie in one range.
 template <int width>
 struct Elements {
     int64_t i;
-    float param[width], m[width], v[width], grad[width];
+    WeightPlace place;
+    float w[width], m[width], v[width], grad[width];
 
     template <class Moment>
     __device__ void load(const AdamwArrays<Moment>& a) {
-        load_floats(grad, a.grad + i), load_floats(m, a.m + i), load_floats(v, a.v + i), load_floats(param, a.param + i);
+        load_floats(grad, a.grad + i), load_floats(m, a.m + i), load_floats(v, a.v + i);
+        place = weight_place(a, i);
+        if (place.stored == Dtype::f32) {
+            load_floats(w, static_cast<const float*>(place.weight));
+        } else if (place.master) {
+            load_floats(w, place.master);
+        } else {
+            load_floats(w, static_cast<const bf16*>(place.weight));
+            if (place.lower)
+#pragma unroll
+                for (int j = 0; j < width; j++)
+                    w[j] = __uint_as_float(joined_master({static_cast<uint16_t>(__float_as_uint(w[j]) >> 16), place.lower[j]}));
+        }
     }
+
     template <class Moment>
     __device__ void update(const AdamwArrays<Moment>& a, const AdamwFactors& f, const AdamwStep& s) {
-        const float decay = decays(a.ranges, a.range_count, i) ? f.decay : 0.0f;
+        const float decay = place.decays ? f.decay : 0.0f;
 #pragma unroll
         for (int j = 0; j < width; j++) {
             // Fused where written and nowhere else: the bits do not depend on `width`.
             const float g = s.clip * grad[j];
             m[j] = fmaf(f.beta1, m[j], f.rest1 * g), v[j] = fmaf(f.beta2, v[j], f.rest2 * (g * g));
             const float change = m[j] * s.m_correction / (sqrtf(v[j] * s.v_correction) + f.eps);
-            param[j] = fmaf(-f.lr, fmaf(decay, param[j], change), param[j]);
+            w[j] = fmaf(-f.lr, fmaf(decay, w[j], change), w[j]);
         }
-        store_floats(a.param + i, param);
         store_moments(a.m + i, a.v + i, m, v, f.seed, s.step, i);
-        if (a.copy) store_floats(a.copy + i, param);
+        if (place.stored == Dtype::f32) return store_floats(static_cast<float*>(place.weight), w);
+        if (place.master) store_floats(place.master, w);
+        if (place.stored == Dtype::f16)
+            store_weights<f16>(a, [&](int j) { return from_float<f16>(w[j]); });
+        else if (place.master)
+            store_weights<bf16>(a, [&](int j) { return from_float<bf16>(w[j]); });
+        else if (place.lower)
+            store_weights<bf16>(a, [&](int j) {
+                const SplitMaster split = split_master(__float_as_uint(w[j]));
+                place.lower[j] = split.lower;
+                return bf16{split.upper};
+            });
+        else
+            store_by_chance(a, f.seed, s.step);
+    }
+
+private:
+    template <class Moment>
+    __device__ void store_by_chance(const AdamwArrays<Moment>& a, uint64_t seed, uint32_t step) {
+        const PhiloxBlock random = Random{seed, RandomStream::weight_rounding}.bits(step, static_cast<uint64_t>(i / 4));
+        store_weights<bf16>(a, [&](int j) { return rounded_by_chance(w[j], random_word<width>(random, i, j) & 0xFFFF); });
+    }
+
+    // narrowed(j): the weight stored for w[j].
+    template <class T, class Moment, class Narrowed>
+    __device__ void store_weights(const AdamwArrays<Moment>& a, Narrowed narrowed) {
+        T narrow[width];
+        unsigned long long overflows = 0;
+#pragma unroll
+        for (int j = 0; j < width; j++) {
+            narrow[j] = narrowed(j);
+            overflows += is_finite(w[j]) && !is_finite(to_float(narrow[j]));
+        }
+        store_narrow(static_cast<T*>(place.weight), narrow);
+        if (overflows) atomicAdd(reinterpret_cast<unsigned long long*>(&a.guard->overflows), overflows);
     }
 };
 
@@ -146,10 +223,11 @@ __global__ void __launch_bounds__(adamw_threads) adamw_kernel(AdamwArrays<Moment
     }
 }
 
-void adamw_update(Tensor param, Tensor copy, Tensor m, Tensor v, Tensor grad, Tensor ranges, Tensor guard_state, const AdamwParams& params,
-                  Stream& stream) {
-    const int64_t n = param.numel();
+void adamw_update(Tensor weights, Tensor kept, Tensor m, Tensor v, Tensor grad, Tensor ranges, Tensor guard_state,
+                  const AdamwParams& params, Stream& stream) {
+    const int64_t n = grad.numel();
     if (n == 0) return;
+    ENSURE(!kept || kept.dtype == Dtype::f32 || kept.dtype == Dtype::i16);
     const AdamwFactors f{params.beta1,
                          params.beta2,
                          static_cast<float>(params.beta1),
@@ -162,16 +240,17 @@ void adamw_update(Tensor param, Tensor copy, Tensor m, Tensor v, Tensor grad, Te
                          params.seed};
     dispatch_stored(m.dtype, [&](auto stored) {
         using Moment = decltype(stored);
-        const AdamwArrays<Moment> a{param.as<float>(),
-                                    copy.as_or_null<bf16>(),
+        const AdamwArrays<Moment> a{static_cast<std::byte*>(weights.data),
+                                    kept.dtype == Dtype::f32 ? kept.as_or_null<float>() : nullptr,
+                                    kept.dtype == Dtype::i16 ? kept.as_or_null<int16_t>() : nullptr,
                                     m.as<Moment>(),
                                     v.as<Moment>(),
                                     grad.as<float>(),
-                                    ranges.as<int64_t>(),
+                                    reinterpret_cast<const WeightRange*>(ranges.as<int64_t>()),
                                     ranges.rows(),
                                     n,
-                                    reinterpret_cast<const GuardState*>(guard_state.as<double>())};
-        dispatch_width<float>(pointers_aligned({param, copy, m, v, grad}), [&](auto w) {
+                                    reinterpret_cast<GuardState*>(guard_state.as<double>())};
+        dispatch_width<float>(pointers_aligned({weights, kept, m, v, grad}), [&](auto w) {
             constexpr int width = decltype(w)::value;
             const int64_t blocks = div_ceil(n, width * adamw_in_flight * adamw_threads);
             launch(adamw_kernel<Moment, width>, grid_of(blocks < adamw_blocks ? blocks : adamw_blocks), dim3(adamw_threads), 0, stream, a,

@@ -36,6 +36,7 @@ struct GuardState {
     double loss = 0, norm = 0;
     double z = 0;  // of a spike
     double clip = 1;
+    int64_t overflows = 0;  // weights that left the range of the 16-bit type they are stored in (kernels/adamw.h)
 };
 constexpr int64_t guard_state_size = sizeof(GuardState) / sizeof(double);
 

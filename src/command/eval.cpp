@@ -205,7 +205,7 @@ int eval_command(int argc, char** argv) {
     std::vector<ChoiceSet> choices;
     for (const Named& id : choice_sets) choices.push_back({id, read_choices(id.what, config.vocab_size)});
 
-    WeightStore weights(config, precision == "bf16" ? Dtype::bf16 : Dtype::f32, false);
+    WeightStore weights(config, precision_named(precision), false);
     ForwardPass pass(weights, batch_size * seq_len);
     std::vector<ChoiceScorer> scorers;
     for (const ChoiceSet& set : choices) scorers.emplace_back(pass, set.examples, set.id.what, seq_len, max_examples);

@@ -43,9 +43,10 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const std::string& where, const std:
 
 namespace {
 
-ModelOptions evaluation_options(const ModelConfig& config, Dtype dtype, int64_t max_tokens) {
+ModelOptions evaluation_options(const WeightStore& weights, int64_t max_tokens) {
     ModelOptions options;
-    options.config = config, options.max_tokens = max_tokens, options.training = false, options.dtype = dtype;
+    options.config = weights.config, options.dtype = weights.dtype, options.wide_head = weights.door.precision().wide_head();
+    options.max_tokens = max_tokens, options.training = false;
     return options;
 }
 
@@ -59,7 +60,7 @@ void keep_rows(MicroBatch& batch, int64_t rows, int64_t seq_len) {
 }  // namespace
 
 ForwardPass::ForwardPass(WeightStore& weights, int64_t max_tokens)
-    : weights_(weights), instance_(evaluation_options(weights.config, weights.dtype, max_tokens), weights.door, "validation") {}
+    : weights_(weights), instance_(evaluation_options(weights, max_tokens), weights.door, "validation") {}
 
 double ForwardPass::loss_sum(const MicroBatch& batch, Stream& stream, AttentionStats* stats) {
     StepBatch step;

@@ -55,7 +55,7 @@ int generate_command(int argc, char** argv) {
     if (context == 0) context = found.trained_context();
     config.check_context(context, "--context");
 
-    WeightStore weights(config, precision == "bf16" ? Dtype::bf16 : Dtype::f32, false);
+    WeightStore weights(config, precision_named(precision), false);
     Generator generator(weights, context);
     check_fits({&weights.weights, &generator.instance().activations, &generator.instance().scratch}, available_memory(stream));
     weights.allocate(stream);

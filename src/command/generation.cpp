@@ -8,9 +8,10 @@ namespace traincu {
 
 namespace {
 
-ModelOptions generation_options(const ModelConfig& config, Dtype dtype, int64_t context) {
+ModelOptions generation_options(const WeightStore& weights, int64_t context) {
     ModelOptions options;
-    options.config = config, options.max_tokens = context, options.cache_tokens = context, options.training = false, options.dtype = dtype;
+    options.config = weights.config, options.dtype = weights.dtype, options.wide_head = weights.door.precision().wide_head();
+    options.max_tokens = context, options.cache_tokens = context, options.training = false;
     return options;
 }
 
@@ -19,7 +20,7 @@ ModelOptions generation_options(const ModelConfig& config, Dtype dtype, int64_t 
 Generator::Generator(WeightStore& weights, int64_t context)
     : weights_(weights),
       context_(context),
-      instance_(generation_options(weights.config, weights.dtype, context), weights.door, "sampling") {}
+      instance_(generation_options(weights, context), weights.door, "sampling") {}
 
 void Generator::feed(const int32_t* tokens, int64_t count, Stream& stream) {
     MicroBatch batch;
@@ -33,7 +34,7 @@ void Generator::feed(const int32_t* tokens, int64_t count, Stream& stream) {
     batch.segments = {{0, count, 0, before + count, before}};
     instance_.model.load(batch, stream);
     for (int part = 0; part + 1 < instance_.model.n_parts(); part++) {
-        weights_.door.acquire(part);
+        weights_.door.acquire(part, stream);
         instance_.model.forward(part, 0, stream);
         weights_.door.release(part);
     }

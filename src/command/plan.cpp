@@ -96,7 +96,7 @@ std::string memory_text(const RunMemory& memory) {
         std::vector<std::pair<std::string, int64_t>> tensors;
         if (arena == &memory.weights.weights)  // one flat array: the parameter table knows what is in it
             for (const ParamRow& row : memory.weights.table.rows)
-                tensors.push_back({row.name, row.numel() * size_of(memory.weights.dtype)});
+                tensors.push_back({row.name, row.numel() * size_of(row.stored)});
         else
             for (const Arena::Row& row : arena->rows()) tensors.push_back({row.name, row.bytes});
         rows.push_back({arena->name(), "", format("%11s", human_bytes(arena->bytes()).c_str())});

@@ -17,8 +17,8 @@ AdamwParams adamw_params(const Options& o) {
 }  // namespace
 
 RunMemory::RunMemory(const Options& o, const RunUses& uses)
-    : weights(model_config(o), training_options(o).dtype, true),
-      optimizer(weights.table, training_options(o).dtype, adamw_params(o), optimizer_arena,
+    : weights(model_config(o), precision_of(o), true),
+      optimizer(weights.door, adamw_params(o), optimizer_arena,
                 o.adam_moments == "bf16" ? Dtype::bf16 : Dtype::f32),
       trainer(training_options(o), weights.door, "training") {
     if (uses.validates) validation = std::make_unique<ForwardPass>(weights, o.batch_size * o.seq_len);
@@ -27,6 +27,7 @@ RunMemory::RunMemory(const Options& o, const RunUses& uses)
 
 std::vector<const Arena*> RunMemory::arenas() const {
     std::vector<const Arena*> arenas = {&weights.weights, &weights.gradients, &optimizer_arena, &trainer.activations, &trainer.scratch};
+    if (weights.converted.bytes() > 0) arenas.insert(arenas.begin() + 1, &weights.converted);
     if (validation) arenas.insert(arenas.end(), {&validation->instance().activations, &validation->instance().scratch});
     if (generator) arenas.insert(arenas.end(), {&generator->instance().activations, &generator->instance().scratch});
     return arenas;

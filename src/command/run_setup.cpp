@@ -9,6 +9,7 @@
 #include "src/data/shard.h"
 #include "src/device/transfer.h"
 #include "src/model/init.h"
+#include "src/optim/master_copy.h"
 
 namespace traincu {
 
@@ -55,8 +56,9 @@ std::string fill_new_weights(const Options& o, const RunFiles& files, const Para
 ModelOptions training_options(const Options& o) {
     ModelOptions options;
     options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
-    options.recompute = recompute_named(o.recompute), options.deterministic = o.determinism != "off",
-    options.dtype = o.precision == "bf16" ? Dtype::bf16 : Dtype::f32;
+    options.recompute = recompute_named(o.recompute), options.deterministic = o.determinism != "off";
+    const Precision precision = precision_of(o);
+    options.dtype = precision.compute, options.wide_head = precision.wide_head();
     // On a GPU many rows together: each chunk of the head reads and writes the gradient of the whole table.
     if (options.dtype == Dtype::bf16) options.logits_bytes = int64_t{2} << 30;
     return options;
@@ -94,14 +96,32 @@ Stream open_stream(const std::string& device, std::string& precision) {
     const bool use_gpu = device != "cpu" && why.empty();
     if (device == "auto" && gpu::built() && !use_gpu) std::fprintf(stderr, "note: computing on the CPU: %s\n", why.c_str());
     if (precision == "auto") precision = use_gpu ? "bf16" : "fp32";
-    if (precision == "bf16" && !use_gpu)
-        throw Error(ExitCode::usage, "--precision bf16 needs a GPU: on the CPU this program computes in fp32",
-                    "leave it out, or --precision fp32");
     check_gemm_engine(use_gpu ? Device::cuda : Device::cpu);
     if (!use_gpu && wanted_attention_kernel() == AttentionKernel::hopper)
         throw Error(ExitCode::usage, "--attention-kernel hopper runs on H100 and H200 GPUs, and this run computes on the CPU",
                     "leave it out, or --attention-kernel tiled");
     return use_gpu ? Stream(Device::cuda) : Stream();
+}
+
+void choose_products(Options& o, const Stream& stream) {
+    std::string& products = o.fp32_products;
+    const Precision precision = precision_of(o);
+    bool all_bf16 = true;
+    for (int c = 0; c < n_weight_classes; c++)
+        if (is_linear(static_cast<WeightClass>(c))) all_bf16 = all_bf16 && precision.stored[static_cast<size_t>(c)] == Dtype::bf16;
+    const bool can_split = stream.on_gpu() && o.precision == "layercast" && all_bf16;
+    if (products == "auto") {
+        const int capability = stream.on_gpu() ? gpu::device_info().compute_capability : 0;
+        products = can_split && (capability == 80 || capability == 90 || capability == 100) ? "bf16x3" : "fp32";
+    }
+    if (products != "fp32" && !can_split)
+        throw Error(ExitCode::usage,
+                    "--fp32-products " + products + " multiplies fp32 activations by bf16 weights on a GPU" +
+                        (!stream.on_gpu()             ? ", and this run computes on the CPU"
+                         : o.precision != "layercast" ? ": a matter of --precision layercast"
+                                                      : ", and not all linear weights of this run are bf16"),
+                    "leave it out: auto is fp32 here");
+    set_f32_products(products == "bf16x2" ? F32Products::bf16x2 : products == "bf16x3" ? F32Products::bf16x3 : F32Products::fp32);
 }
 
 GpuTelemetry open_telemetry() {
@@ -113,8 +133,8 @@ GpuTelemetry open_telemetry() {
     return telemetry;
 }
 
-void load_weights(const ModelOnDisk& model, WeightStore& weights, const Stream& stream) {
-    HostCopy params(weights.door.flat_weights(), stream);
+void load_weights(const ModelOnDisk& model, WeightStore& weights, Stream& stream) {
+    MasterCopy params(weights.door, nullptr, stream);
     load_model(model, weights.table, params.tensor());
     params.upload();
 }

@@ -36,6 +36,9 @@ int use_processor(const Options& o);
 // cuda. precision: auto becomes bf16 on a GPU and fp32 on a CPU. Error(usage) where what is asked for is not there.
 Stream open_stream(const std::string& device, std::string& precision);
 
+// --fp32-products comes into force; auto becomes what is known to be fastest on the stream's device. Error(usage) where it cannot be.
+void choose_products(Options& o, const Stream& stream);
+
 // Readings of the GPU that is computed on. Notes on stderr where someone else computes on it too.
 GpuTelemetry open_telemetry();
 
@@ -44,7 +47,7 @@ GpuTelemetry open_telemetry();
 std::string fill_new_weights(const Options& o, const RunFiles& files, const ParamTable& table, Tensor weights);
 
 // A model from disk into memory that is allocated on the stream's device.
-void load_weights(const ModelOnDisk& model, WeightStore& weights, const Stream& stream);
+void load_weights(const ModelOnDisk& model, WeightStore& weights, Stream& stream);
 
 // The model of the training steps, with room for the largest micro-batch.
 ModelOptions training_options(const Options& o);

@@ -2,6 +2,7 @@
 
 #include "src/checkpoint/state.h"
 #include "src/optim/guard.h"
+#include "src/optim/master_copy.h"
 
 namespace traincu {
 
@@ -23,8 +24,8 @@ std::string save_run_state(Io& io, const RunDirectory& directory, const RunState
         meta["bos_token_id"] = meta["eos_token_id"] = state.tokenizer->eot();
         beside = tokenizer_files(*state.tokenizer, options.seq_len);
     }
-    HostCopy params(state.optimizer->master(state.weights->door.flat_weights()), *state.stream), m(state.optimizer->m(), *state.stream),
-        v(state.optimizer->v(), *state.stream);
+    MasterCopy params(state.weights->door, state.optimizer, *state.stream);
+    HostCopy m(state.optimizer->m(), *state.stream), v(state.optimizer->v(), *state.stream);
     return write_checkpoint(io, directory.path, state.step, state.weights->config, state.weights->table, params.download().tensor(),
                             m.download().tensor(), v.download().tensor(), meta, beside);
 }
@@ -41,11 +42,10 @@ static int64_t counter(const RunDirectory& directory, const Json& object, const 
 
 bool restore_run_state(const RunDirectory& directory, RunState& state) try {
     const Json& meta = directory.meta();
-    HostCopy params(state.optimizer->master(state.weights->door.flat_weights()), *state.stream), m(state.optimizer->m(), *state.stream),
-        v(state.optimizer->v(), *state.stream);
+    MasterCopy params(state.weights->door, state.optimizer, *state.stream);
+    HostCopy m(state.optimizer->m(), *state.stream), v(state.optimizer->v(), *state.stream);
     read_checkpoint(*directory.checkpoint, state.weights->config, state.weights->table, params.tensor(), m.tensor(), v.tensor());
     params.upload(), m.upload(), v.upload();
-    state.optimizer->publish_master(state.weights->door.flat_weights(), *state.stream);
     state.step = directory.checkpoint->step, state.tokens = counter(directory, meta, "tokens");
     for (const char* name : {"skipped", "consecutive_skips", "consecutive_nonfinite"}) counter(directory, meta.at("guard"), name);
     GuardState guard = guard_from_json(meta.at("guard"));

@@ -46,7 +46,7 @@ void TrainingStep::submit(int64_t step, const StepBatch& batch) {
     zero(gradients, stream_);
     executor_.run(schedule_, batch, stream_, [&] {
         const GuardParams guard{loss_scale(batch), options_.skip_zscore, options_.grad_clip};
-        optimizer_.step(weights_.door.flat_weights(), gradients, model_.loss_sum(), record.lr, guard, stream_);
+        optimizer_.step(model_.loss_sum(), record.lr, guard, stream_);
     });
 
     const Tensor state = optimizer_.guard_state();
@@ -76,12 +76,18 @@ TrainingStep::Result TrainingStep::collect() {
     record.loss = guard.loss, record.grad_norm = guard.norm, record.skipped = skip_reason(guard);
     record.tok_per_s = 1e3 * static_cast<double>(record.tokens) / record.ms;
     record.mfu = training_flops_per_token(weights_.config, options_.seq_len) * record.tok_per_s / peak_flops_;
-    return {record, guard.consecutive_nonfinite};
+    return {record, guard.consecutive_nonfinite, guard.overflows};
 }
 
 void check_finite(const TrainingStep::Result& result) {
-    if (result.nonfinite_row < 3) return;
     const StepRecord& record = result.record;
+    if (result.overflows > 0)
+        throw Error(ExitCode::numerical,
+                    format("%lld weights left the range of the 16-bit type they are stored in (fp16: 65504) at step %lld",
+                           static_cast<long long>(result.overflows), static_cast<long long>(record.step)),
+                    "resume from the last checkpoint with --precision-of linear=bf16, whose range is fp32's, or with a lower --lr")
+            .step(record.step);
+    if (result.nonfinite_row < 3) return;
     throw Error(ExitCode::numerical,
                 format("three steps in a row were not finite (%s): the weights are those of step %lld", record.skipped.c_str(),
                        static_cast<long long>(record.step - 3)),

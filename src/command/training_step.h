@@ -34,6 +34,7 @@ public:
     struct Result {
         StepRecord record;      // what the log says of the step, but for the time still to go; its tokens are those of the step
         int64_t nonfinite_row;  // steps in a row up to this one whose loss or norm was not finite
+        int64_t overflows;      // weights beyond the range of their 16-bit type
     };
     // Of the oldest step under way: waits until it is done.
     Result collect();
@@ -66,7 +67,7 @@ private:
     std::deque<Flight> flights_;
 };
 
-// Error(numerical) after three steps in a row that were not finite.
+// Error(numerical) after three steps in a row that were not finite, or where weights left the range of the type they are stored in.
 void check_finite(const TrainingStep::Result& result);
 
 }  // namespace traincu

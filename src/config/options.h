@@ -39,8 +39,8 @@ struct Options {
     double decay_fraction = 0.2, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, adam_eps = 1e-8, grad_clip = 1.0, z_loss = 0,
            skip_zscore = 6;
     // numbers
-    std::string device = "auto", precision = "auto", adam_moments = "fp32", recompute = "none", gemm = "auto", attention_kernel = "auto",
-                determinism = "run";
+    std::string device = "auto", precision = "auto", precision_of, master_weights = "fp32", fp32_products = "auto", adam_moments = "fp32",
+                recompute = "none", gemm = "auto", attention_kernel = "auto", determinism = "run";
     int64_t threads = 0;
     // run
     std::string config, out, resume = "never", prompt, tokenizer, baselines;

@@ -62,10 +62,7 @@ void Uploads::end(Stream& stream) {
 HostCopy::HostCopy(const Tensor& tensor, const Stream& stream)
     : device_(tensor), host_(tensor), stream_(stream), memory_(nullptr, std::free) {
     ENSURE(tensor.contiguous());
-    if (!stream.on_gpu()) {
-        ENSURE(tensor.dtype != Dtype::bf16);
-        return;
-    }
+    if (!stream.on_gpu() && tensor.dtype != Dtype::bf16) return;
     if (tensor.dtype == Dtype::bf16) host_.dtype = Dtype::f32;
     memory_.reset(static_cast<std::byte*>(std::calloc(static_cast<size_t>(host_.bytes()), 1)));  // zero pages, there where first touched
     if (!memory_) throw Error(ExitCode::memory, format("out of host memory: a copy of %s", human_bytes(host_.bytes()).c_str()));

@@ -55,7 +55,7 @@ public:
 };
 
 // A copy of a contiguous tensor in the host's memory, to be filled or read there; on a CPU stream the tensor itself. A bf16 tensor has its
-// copy in f32: exact downwards, rounded to the nearest upwards.
+// copy in f32, on a CPU too: exact downwards, rounded to the nearest upwards.
 class HostCopy {
 public:
     HostCopy(const Tensor& tensor, const Stream& stream);  // zeros until download()

@@ -7,19 +7,21 @@
 namespace traincu {
 
 struct WeightStore {
-    WeightStore(const ModelConfig& model, Dtype type, bool with_gradients)
-        : config(model), dtype(type), table(make_param_table(model)), door(table, dtype, weights, with_gradients ? &gradients : nullptr) {}
+    WeightStore(const ModelConfig& model, const Precision& precision, bool with_gradients)
+        : config(model),
+          dtype(precision.compute),
+          table(make_param_table(model, precision)),
+          door(table, precision, weights, converted, with_gradients ? &gradients : nullptr) {}
 
     void allocate(const Stream& stream) {
-        weights.allocate(stream.memory());
-        gradients.allocate(stream.memory());
+        for (Arena* arena : {&weights, &converted, &gradients}) arena->allocate(stream.memory());
         door.bind();
     }
 
     ModelConfig config;
-    Dtype dtype;
+    Dtype dtype;  // of activations
     ParamTable table;
-    Arena weights{"weights"}, gradients{"gradients"};
+    Arena weights{"weights"}, converted{"converted weights"}, gradients{"gradients"};
     WeightDoor door;
 };
 

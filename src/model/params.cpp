@@ -63,9 +63,52 @@ private:
     int layer_ = -1;
 };
 
-}  // namespace
+WeightClass class_of(const ParamRow& row) {
+    if (row.is_bias) return WeightClass::bias;
+    switch (row.kind) {
+        case ParamKind::token_embedding:
+        case ParamKind::position_embedding:
+            return WeightClass::embedding;
+        case ParamKind::lm_head:
+            return WeightClass::lm_head;
+        case ParamKind::qkv:
+            return WeightClass::qkv;
+        case ParamKind::attention_out:
+            return WeightClass::attention_out;
+        case ParamKind::fc:
+            return WeightClass::fc;
+        case ParamKind::mlp_out:
+            return WeightClass::mlp_out;
+        case ParamKind::sinks:
+        case ParamKind::relative_bias:
+        case ParamKind::q_factors:
+        case ParamKind::k_factors:
+            return WeightClass::scores;
+        case ParamKind::q_norm:
+        case ParamKind::k_norm:
+        case ParamKind::norm1:
+        case ParamKind::norm2:
+        case ParamKind::final_norm:
+            return WeightClass::norm;
+    }
+    return WeightClass::norm;
+}
 
-ParamTable make_param_table(const ModelConfig& c) {
+// Each row's stored type, and where it lies: one row after another, as in the flat index.
+void place(ParamTable& table, const Precision& precision) {
+    for (ParamRow& row : table.rows) {
+        const int64_t room = round_up(row.numel(), 16);
+        row.weight_class = class_of(row);
+        row.stored = precision.stored_in(row.weight_class);
+        row.stored_at = table.stored_bytes;
+        table.stored_bytes += room * size_of(row.stored);
+        if (!is_16_bit(row.stored) || precision.beside == Beside::nothing) continue;
+        row.kept_at = table.kept_size;
+        table.kept_size += room;
+    }
+}
+
+ParamTable make_table(const ModelConfig& c) {
     TableBuilder b(c);
     b.next_part(-1);
     b.table("token_embedding", ParamKind::token_embedding, c.padded_vocab(), c.vocab_size);
@@ -96,6 +139,14 @@ ParamTable make_param_table(const ModelConfig& c) {
     b.norm("final_norm", ParamKind::final_norm, c.d_model);
     if (!c.tie_embeddings) b.table("lm_head", ParamKind::lm_head, c.padded_vocab(), c.vocab_size);
     return b.result;
+}
+
+}  // namespace
+
+ParamTable make_param_table(const ModelConfig& config, const Precision& precision) {
+    ParamTable table = make_table(config);
+    place(table, precision);
+    return table;
 }
 
 int64_t ParamTable::count() const {

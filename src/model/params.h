@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "src/config/model_config.h"
+#include "src/config/precision.h"
 
 namespace traincu {
 
@@ -44,7 +45,11 @@ struct ParamRow {
     ParamInit init = ParamInit::zeros;
     double init_std = 0;
     bool decays = false;  // weight decay: matrices only
-    int64_t offset = 0;   // elements from the start of the flat arena, a multiple of 16
+    int64_t offset = 0;   // elements from the start of the flat index, which gradients and moments share: a multiple of 16
+    WeightClass weight_class = WeightClass::qkv;
+    Dtype stored = Dtype::f32;
+    int64_t stored_at = 0;  // bytes from the start of the stored weights
+    int64_t kept_at = -1;   // elements from the start of what the optimizer keeps beside 16-bit weights; -1: nothing
 
     int64_t numel() const { return rows * cols; }
     int64_t used_numel() const { return used_rows * used_cols; }
@@ -56,14 +61,16 @@ struct ParamRow {
 struct ParamTable {
     std::vector<ParamRow> rows;
     int n_parts = 0;
-    int64_t flat_size = 0;  // elements of the arena, alignment gaps included
+    int64_t flat_size = 0;     // elements of the flat index, alignment gaps included
+    int64_t stored_bytes = 0;  // of all weights
+    int64_t kept_size = 0;     // elements beside those of 16 bits
 
     int64_t count() const;  // parameters, without padding
     // Index of a row, or -1. layer = -1 outside the blocks.
     int find(ParamKind kind, bool is_bias, int layer) const;
 };
 
-ParamTable make_param_table(const ModelConfig& config);
+ParamTable make_param_table(const ModelConfig& config, const Precision& precision = {});
 
 // A sub-matrix of a row by the name it has elsewhere: the q, k, v of a packed qkv; gate and up of a swiglu. With an output gate the q is
 // stored head by head, the query's rows and then its gate's, as in Qwen3-Next.

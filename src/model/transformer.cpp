@@ -39,7 +39,7 @@ std::vector<double> alibi_slopes(int64_t n_head) {
 }
 
 int64_t logits_rows(const ModelOptions& options) {
-    const int64_t fill = options.logits_bytes / (options.config.padded_vocab() * size_of(options.dtype));
+    const int64_t fill = options.logits_bytes / (options.config.padded_vocab() * size_of(logits_type(options)));
     const uint64_t rows = std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fill, 64, 16384)));
     return std::min(static_cast<int64_t>(rows), options.max_tokens);
 }
@@ -107,7 +107,9 @@ Transformer::Transformer(const ModelOptions& options, WeightDoor& door, Arena& a
     activations.add(slot_.head.norm_out, "head.norm_out", type, {T, C});
     activations.add(slot_.head.losses, "head.losses", statistics, {T});
     activations.add(slot_.head.loss_sum, "head.loss_sum", Dtype::f64, {1});
-    scratch.add(logits_, "logits", type, {chunk_, c.padded_vocab()});
+    scratch.add(logits_, "logits", logits_type(options), {chunk_, c.padded_vocab()});
+    if (options.wide_head) scratch.add(wide_hidden_, "wide_hidden", Dtype::f32, {chunk_, C});
+    if (options.wide_head && training) scratch.add(wide_d_, "d_wide_hidden", Dtype::f32, {chunk_, C});
     if (!training) return;
 
     activations.add(slot_.head.dnorm_out, "head.dnorm_out", type, {T, C});
@@ -308,6 +310,14 @@ void Transformer::head_norm(Stream& stream) {
                  options_.config.norm_eps, stream);
 }
 
+Tensor Transformer::head_input(int64_t begin, int64_t n, Stream& stream) {
+    const Tensor hidden = slot_.head.norm_out.slice_rows(begin, n);
+    if (!wide_hidden_) return hidden;
+    const Tensor wide = wide_hidden_.slice_rows(0, n);
+    copy(wide, hidden, stream);
+    return wide;
+}
+
 // Loss and, in training, everything that needs the logits: they exist only one chunk of rows at a time.
 void Transformer::forward_head(double loss_scale, Stream& stream) {
     const Tensor weight = door_.weights().head.lm_head;
@@ -316,12 +326,14 @@ void Transformer::forward_head(double loss_scale, Stream& stream) {
     ClassifierParams params{options_.config.vocab_size, loss_scale, options_.z_loss, options_.training};
     for (int64_t begin = 0; begin < slot_.T; begin += chunk_) {
         const int64_t n = std::min(chunk_, slot_.T - begin);
-        Tensor hidden = s.norm_out.slice_rows(begin, n), logits = logits_.slice_rows(0, n);
+        const Tensor hidden = head_input(begin, n, stream), logits = logits_.slice_rows(0, n);
         linear_forward(logits, hidden, weight, {}, stream);
         classifier(s.losses.slice_rows(begin, n), logits, slot_.targets.slice_rows(begin, n), slot_.loss_weights.slice_rows(begin, n),
                    params, stream);
         if (!options_.training) continue;
-        linear_backward_input(s.dnorm_out.slice_rows(begin, n), logits, weight, stream);
+        const Tensor d = s.dnorm_out.slice_rows(begin, n), wide_d = wide_d_ ? wide_d_.slice_rows(0, n) : d;
+        linear_backward_input(wide_d, logits, weight, stream);
+        if (wide_d_) copy(d, wide_d, stream);
         linear_backward_weight(door_.gradients().head.lm_head, {}, logits, hidden, options_.unit_rows, stream);
     }
     sum(s.loss_sum, view(s.losses), stream);
@@ -331,10 +343,13 @@ void Transformer::clear_loss(Stream& stream) { zero(slot_.head.loss_sum, stream)
 
 Tensor Transformer::logits_of_last(int64_t n, Stream& stream) {
     ENSURE(n <= chunk_ && n <= slot_.T);
+    const int head = n_parts() - 1;
+    door_.acquire(head, stream);
     head_norm(stream);
     slot_.cached += slot_.T;
     Tensor logits = logits_.slice_rows(0, n);
-    linear_forward(logits, slot_.head.norm_out.slice_rows(slot_.T - n, n), door_.weights().head.lm_head, {}, stream);
+    linear_forward(logits, head_input(slot_.T - n, n, stream), door_.weights().head.lm_head, {}, stream);
+    door_.release(head);
     return logits.slice_cols(0, options_.config.vocab_size);
 }
 

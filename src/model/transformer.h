@@ -85,6 +85,7 @@ inline int64_t default_unit_rows(Device device) { return device == Device::cuda 
 struct ModelOptions {
     ModelConfig config;
     Dtype dtype = Dtype::f32;  // f64 for gradient checks
+    bool wide_head = false;    // logits in f32 beside bf16 activations (Precision::wide_head())
     int64_t max_tokens = 0;    // the largest micro-batch
     Recompute recompute = Recompute::none;
     int64_t unit_rows = -1;  // sums over tokens go unit by unit (kernels/norm.h); below 0: default_unit_rows() of the stream's device
@@ -98,6 +99,7 @@ struct ModelOptions {
 // Rows of logits that exist at a time: as many as fill logits_bytes, large enough for an efficient product, far below (T,V). A power of
 // two, so that chunks end where units do, or units where chunks do: the head's gradient is then the same sums for any split at whole units.
 int64_t logits_rows(const ModelOptions& options);
+inline Dtype logits_type(const ModelOptions& options) { return options.wide_head ? Dtype::f32 : options.dtype; }
 
 // ALiBi's slope of each head (Press et al. 2022): 2^(-8h/NH), h = 1..NH, for powers of two; else those of the power below, and then every
 // second one of the double of it.
@@ -144,6 +146,7 @@ private:
     void forward_block(int layer, Stream& stream);
     void forward_head(double loss_scale, Stream& stream);
     void head_norm(Stream& stream);
+    Tensor head_input(int64_t begin, int64_t n, Stream& stream);  // (n,C) rows of norm_out, in the head's type
     void backward_input_block(int layer, Stream& stream);
     void backward_weight_block(int layer, Stream& stream);
     Tensor view(const Tensor& t) const { return t ? t.slice_rows(0, slot_.T) : t; }  // the rows in use; absent stays absent
@@ -185,7 +188,8 @@ private:
         Tensor fc;             // (T,F or 2F)
         Tensor act;            // (T,F)
     } d_;
-    Tensor logits_;  // (chunk,Vp)
+    Tensor logits_;                // (chunk,Vp), of the head's type
+    Tensor wide_hidden_, wide_d_;  // (chunk,C) norm_out and its gradient, where the head's type is another
 };
 
 }  // namespace traincu

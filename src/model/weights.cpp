@@ -1,5 +1,9 @@
 #include "src/model/weights.h"
 
+#include <algorithm>
+
+#include "kernels/copy.h"
+
 namespace traincu {
 
 Tensor row_tensor(Tensor flat, const ParamRow& row) {
@@ -58,30 +62,72 @@ Tensor& member(ModelTensors& m, const ParamRow& row) {
     return m.head.norm;
 }
 
-ModelTensors carve(const ParamTable& table, Tensor flat) {
+// tensor_of(row): where the row lies.
+template <class TensorOf>
+ModelTensors carve(const ParamTable& table, TensorOf&& tensor_of) {
     ModelTensors m;
     m.blocks.resize(static_cast<size_t>(table.n_parts - 2));
-    for (const ParamRow& row : table.rows) member(m, row) = row_tensor(flat, row);
+    for (const ParamRow& row : table.rows) member(m, row) = tensor_of(row);
     if (!m.head.lm_head) m.head.lm_head = m.embed.tokens;  // tied: both uses add to one gradient
     return m;
 }
 
+Tensor shaped(void* data, Dtype type, const ParamRow& row) {
+    return row.is_vector() ? Tensor(data, type, {row.numel()}) : Tensor(data, type, {row.rows, row.cols});
+}
+
 }  // namespace
 
-WeightDoor::WeightDoor(const ParamTable& table, Dtype dtype, Arena& weight_arena, Arena* gradient_arena)
-    : table_(table), holders_(static_cast<size_t>(table.n_parts)) {
-    weight_arena.add(flat_weights_, "weights", dtype, {table.flat_size});
-    if (gradient_arena) gradient_arena->add(flat_gradients_, "gradients", statistics_of(dtype), {table.flat_size});
+WeightDoor::WeightDoor(const ParamTable& table, const Precision& precision, Arena& weights, Arena& converted, Arena* gradients)
+    : table_(table), precision_(precision), holders_(static_cast<size_t>(table.n_parts)) {
+    const Dtype first = table.rows[0].stored;
+    const bool uniform = std::all_of(table.rows.begin(), table.rows.end(), [&](const ParamRow& row) { return row.stored == first; });
+    if (uniform)
+        weights.add(flat_weights_, "weights", first, {table.flat_size});
+    else
+        weights.add(flat_weights_, "weights", Dtype::u8, {table.stored_bytes});
+    if (gradients) gradients->add(flat_gradients_, "gradients", statistics_of(precision.compute), {table.flat_size});
+
+    std::vector<int64_t> sizes(static_cast<size_t>(table.n_parts));
+    for (const ParamRow& row : table.rows)
+        if (is_converted(row)) sizes[static_cast<size_t>(row.part)] += round_up(row.numel(), 16);
+    for (size_t side = 0; side < 2; side++) {
+        int64_t largest = 0;
+        for (size_t part = side; part < sizes.size(); part += 2) largest = std::max(largest, sizes[part]);
+        if (largest > 0) converted.add(converted_[side], side == 0 ? "of even parts" : "of odd parts", precision.compute, {largest});
+    }
+}
+
+Tensor WeightDoor::stored(const ParamRow& row) const {
+    return shaped(static_cast<std::byte*>(flat_weights_.data) + row.stored_at, row.stored, row);
 }
 
 void WeightDoor::bind() {
-    weights_ = carve(table_, flat_weights_);
-    if (flat_gradients_) gradients_ = carve(table_, flat_gradients_);
+    std::vector<int64_t> used(static_cast<size_t>(table_.n_parts));
+    weights_ = carve(table_, [&](const ParamRow& row) {
+        if (!is_converted(row)) return stored(row);
+        const size_t part = static_cast<size_t>(row.part);
+        const Tensor place = converted_[part % 2].slice_rows(used[part], row.numel());
+        used[part] += round_up(row.numel(), 16);
+        return shaped(place.data, place.dtype, row);
+    });
+    if (flat_gradients_) gradients_ = carve(table_, [&](const ParamRow& row) { return row_tensor(flat_gradients_, row); });
 }
 
-void WeightDoor::prefetch(int part) { ENSURE(part >= 0 && part < table_.n_parts); }
+void WeightDoor::prefetch(int part, Stream& stream) {
+    ENSURE(part >= 0 && part < table_.n_parts);
+    const size_t side = static_cast<size_t>(part % 2);
+    if (!converted_[side] || contents_[side] == part) return;
+    ENSURE(contents_[side] < 0 || !held(contents_[side]));
+    contents_[side] = part;
+    for (const ParamRow& row : table_.rows)
+        if (row.part == part && is_converted(row)) copy(member(weights_, row), stored(row), stream);
+}
 
-void WeightDoor::acquire(int part) { holders_[static_cast<size_t>(part)]++; }
+void WeightDoor::acquire(int part, Stream& stream) {
+    prefetch(part, stream);
+    holders_[static_cast<size_t>(part)]++;
+}
 
 void WeightDoor::release(int part) {
     ENSURE(held(part));
@@ -89,5 +135,7 @@ void WeightDoor::release(int part) {
 }
 
 void WeightDoor::commit(int part, bool) { ENSURE(part >= 0 && part < table_.n_parts); }
+
+void WeightDoor::weights_changed() { contents_ = {-1, -1}; }
 
 }  // namespace traincu

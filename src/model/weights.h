@@ -1,12 +1,18 @@
 // The one door for weights and gradients. The model never owns a weight: before it computes a part (embedding, a block, the head) the part
-// is acquired, afterwards released, and when its gradients for a micro-batch are complete they are committed. Here the weights are
-// resident, so the verbs only check that the schedule uses them in order; whatever brings weights from elsewhere does its work behind the
-// same verbs.
+// is acquired, afterwards released, and when its gradients for a micro-batch are complete they are committed.
+//
+// Here the weights are resident, each in its stored type. What the model computes with in another type is converted just in time, when the
+// part is prefetched or acquired: LayerCast's widening from 16 bits to f32. Two buffers, each as large as the largest part, serve all parts
+// in turn, so that one part's weights can be used while the next one's are converted; there is never a whole model in the wider type.
+// Tables (embedding, head) are read as they are stored (Precision::read_as_stored()). Whatever brings weights from elsewhere does its work
+// behind the same verbs.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "src/base/arena.h"
+#include "src/device/stream.h"
 #include "src/model/params.h"
 
 namespace traincu {
@@ -40,30 +46,40 @@ struct ModelTensors {
 
 class WeightDoor {
 public:
-    // Declares one flat array in each arena; the tensors are usable after both are allocated and bind() was called.
-    // Without a gradient arena the door serves inference. Gradients are of the statistics' type (src/base/dtype.h): f32 beside bf16
-    // weights.
-    WeightDoor(const ParamTable& table, Dtype dtype, Arena& weight_arena, Arena* gradient_arena);
+    // Declares the stored weights, the gradients (flat, of the statistics' type: f32 beside bf16; without an arena for them the door serves
+    // inference), and the two buffers where weights are converted. The tensors are usable after the arenas are allocated and bind() was
+    // called. table: made with the same precision.
+    WeightDoor(const ParamTable& table, const Precision& precision, Arena& weights, Arena& converted, Arena* gradients);
     void bind();
 
-    void prefetch(int part);           // will be needed soon
-    void acquire(int part);            // from here its weights may be read
-    void release(int part);            // until here
-    void commit(int part, bool last);  // its gradients of this micro-batch are complete; last: of this optimizer step
+    void prefetch(int part, Stream& stream);  // will be needed soon
+    void acquire(int part, Stream& stream);   // from here its weights may be read
+    void release(int part);                   // until here
+    void commit(int part, bool last);         // its gradients of this micro-batch are complete; last: of this optimizer step
+    void weights_changed();                   // what was converted is out of date
 
     const ModelTensors& weights() const { return weights_; }
     const ModelTensors& gradients() const { return gradients_; }
     bool held(int part) const { return holders_[static_cast<size_t>(part)] > 0; }
 
     const ParamTable& table() const { return table_; }
-    Tensor flat_weights() const { return flat_weights_; }      // (flat_size)
+    const Precision& precision() const { return precision_; }
+    Tensor flat_weights() const { return flat_weights_; }  // (flat_size), or, where they are of several types, their bytes (stored_bytes)
     Tensor flat_gradients() const { return flat_gradients_; }  // (flat_size)
+    Tensor stored(const ParamRow& row) const;                  // a row's weights as they are stored, (rows,cols) or (n)
 
 private:
+    bool is_converted(const ParamRow& row) const {
+        return row.stored != precision_.compute && !precision_.read_as_stored(row.weight_class);
+    }
+
     const ParamTable& table_;
+    Precision precision_;
     Tensor flat_weights_, flat_gradients_;
     ModelTensors weights_, gradients_;
     std::vector<int> holders_;
+    std::array<Tensor, 2> converted_;  // of the even parts and the odd ones
+    std::array<int, 2> contents_{-1, -1};
 };
 
 // The table's row `index` inside a flat array, in its stored shape: (rows, cols), or (n) for a vector.

@@ -18,10 +18,10 @@ void Executor::run(const std::vector<Instruction>& schedule, const StepBatch& ba
                 model_.load(batch.micro_batches[static_cast<size_t>(i.micro_batch)], stream);
                 break;
             case Op::prefetch:
-                door_.prefetch(i.part);
+                door_.prefetch(i.part, stream);
                 break;
             case Op::acquire:
-                door_.acquire(i.part);
+                door_.acquire(i.part, stream);
                 break;
             case Op::release:
                 door_.release(i.part);

@@ -63,7 +63,7 @@ KernelTimer::KernelTimer(Stream& stream, Dtype dtype, int64_t footprint)
     arena_.add(outputs_.memory, "outputs", Dtype::i32, {half / 4});
     arena_.add(total_, "total", Dtype::f64, {1});
     arena_.add(guard_state_, "guard state", Dtype::f64, {guard_state_size});
-    arena_.add(ranges_, "decay ranges", Dtype::i64, {1, 2});
+    arena_.add(ranges_, "weight ranges", Dtype::i64, {1, weight_range_size});
     arena_.allocate(stream.memory());
     GuardState guard;
     guard.adam_steps = 1;
@@ -113,8 +113,9 @@ void KernelTimer::prepare(const KernelCall& call) {
             for (int64_t begin = 0, n = call.sizes[4]; begin < N; begin += n) x.segments.push_back({begin, n, begin, n, 0});
             break;
         case Kernel::adamw: {
-            const int64_t all_decay[2] = {N, 1};
-            stream_.upload(ranges_, all_decay);
+            const bool narrow = type_ == Dtype::bf16;
+            const WeightRange range{N, 1, static_cast<int64_t>(narrow ? Dtype::bf16 : Dtype::f32), 0, narrow ? 0 : -1};
+            stream_.upload(ranges_, &range);
             break;
         }
         default:
@@ -239,8 +240,10 @@ void KernelTimer::run(const KernelCall& call) {
         case Kernel::adamw: {
             AdamwParams params;
             params.lr = 1e-4;
-            adamw_update(out_wide({N}), type_ == Dtype::bf16 ? out({N}) : Tensor(), out_wide({N}), out_wide({N}), in_wide({N}), ranges_,
-                         guard_state_, params, stream_);
+            if (type_ == Dtype::bf16)
+                adamw_update(out({N}), out_wide({N}), out_wide({N}), out_wide({N}), in_wide({N}), ranges_, guard_state_, params, stream_);
+            else
+                adamw_update(out_wide({N}), {}, out_wide({N}), out_wide({N}), in_wide({N}), ranges_, guard_state_, params, stream_);
             break;
         }
         case Kernel::sum_squares:

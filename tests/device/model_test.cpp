@@ -7,6 +7,7 @@
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "src/command/choice_scorer.h"
+#include "src/optim/master_copy.h"
 #include "tests/support/numeric.h"
 #include "tests/support/tiny_model.h"
 
@@ -19,10 +20,9 @@ struct DeviceModel : TinyModel {
         : TinyModel(config, dtype, max_tokens, recompute, 1e-4, {}, 0, Stream(test_device(), int64_t{8} << 20)) {}
 
     void take_weights(const Tensor& flat_f32) {
-        HostCopy master(optimizer.master(weights()), stream);
+        MasterCopy master(store.door, &optimizer, stream);
         std::memcpy(master.tensor().data, flat_f32.data, static_cast<size_t>(flat_f32.bytes()));
         master.upload();
-        optimizer.publish_master(weights(), stream);
     }
 };
 
@@ -195,7 +195,7 @@ TEST_SUITE("device model") {
         init_weights(cpu.weights(), cpu.store.table, 5);
         device.take_weights(cpu.weights());
         device.train_step(random_batch(2, 13, config.vocab_size, 2), 1e-3, 1.0);
-        const std::vector<float> master = on_host(device.optimizer.master(device.weights()), device.stream),
+        const std::vector<float> master = on_host(device.optimizer.kept(), device.stream),
                                  weights = on_host(device.weights(), device.stream);
         int64_t between = 0;
         for (size_t i = 0; i < master.size(); i++) {
@@ -217,7 +217,7 @@ TEST_SUITE("device model") {
             WeightStore weights(config, Dtype::f32, false);
             ForwardPass pass(weights, 70);
             weights.allocate(stream), pass.allocate(stream);
-            HostCopy master(weights.door.flat_weights(), stream);
+            MasterCopy master(weights.door, nullptr, stream);
             init_weights(master.tensor(), weights.table, 3);
             master.upload();
             return ChoiceScorer(pass, examples, "set", 16, 0).completion_losses(stream);
@@ -236,7 +236,7 @@ TEST_SUITE("device model") {
         options.config = config, options.max_tokens = 9, options.training = false, options.cache_tokens = 9;
         ModelInstance whole(options, weights.door, "whole"), steps(options, weights.door, "steps");
         weights.allocate(stream), whole.allocate(stream), steps.allocate(stream);
-        HostCopy master(weights.door.flat_weights(), stream);
+        MasterCopy master(weights.door, nullptr, stream);
         init_weights(master.tensor(), weights.table, 3);
         master.upload();
         auto feed = [&](ModelInstance& instance, int32_t begin, int32_t count) {
@@ -247,7 +247,7 @@ TEST_SUITE("device model") {
             batch.segments = {{0, count, 0, begin + count, begin}};
             instance.model.load(batch, stream);
             for (int part = 0; part + 1 < instance.model.n_parts(); part++) {
-                weights.door.acquire(part);
+                weights.door.acquire(part, stream);
                 instance.model.forward(part, 0, stream);
                 weights.door.release(part);
             }

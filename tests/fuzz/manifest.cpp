@@ -16,7 +16,7 @@ std::string sealed(std::string_view text) {
 
 // What a run has when it resumes; made once.
 struct ResumingRun {
-    ResumingRun() : weights(smallest("gpt2"), Dtype::f32, false), optimizer(weights.table, Dtype::f32, {}, arena) {
+    ResumingRun() : weights(smallest("gpt2"), Dtype::f32, false), optimizer(weights.door, {}, arena) {
         weights.allocate(stream);
         arena.allocate();
         optimizer.bind(stream);

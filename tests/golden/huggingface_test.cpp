@@ -35,7 +35,7 @@ std::vector<float> logits_of(const std::string& model, const std::vector<int32_t
     batch.segments = {{0, T, 0, T, 0}};
     instance.model.load(batch, stream);
     for (int part = 0; part + 1 < instance.model.n_parts(); part++) {
-        weights.door.acquire(part);
+        weights.door.acquire(part, stream);
         instance.model.forward(part, 0, stream);
         weights.door.release(part);
     }

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cstring>
 #include <stdexcept>
 
 #include "tests/kernels/bits.h"
@@ -27,10 +28,13 @@ Tensor accepted(Pool& pool, int64_t step, double clip = 0.37) {
     guard_state_of(state).adam_steps = step, guard_state_of(state).clip = clip;
     return state;
 }
-Tensor all_decay(Pool& pool, int64_t n) {
-    Tensor ranges = pool.zeros(Dtype::i64, {1, 2});
-    ranges.as<int64_t>()[0] = n, ranges.as<int64_t>()[1] = 1;
-    return ranges;
+Tensor table(Pool& pool, const std::vector<WeightRange>& ranges) {
+    Tensor t = pool.zeros(Dtype::i64, {static_cast<int64_t>(ranges.size()), weight_range_size});
+    std::memcpy(t.data, ranges.data(), ranges.size() * sizeof(WeightRange));
+    return t;
+}
+Tensor all_decay(Pool& pool, int64_t n, Dtype stored = Dtype::f32, int64_t kept_at = -1) {
+    return table(pool, {{n, 1, static_cast<int64_t>(stored), 0, kept_at}});
 }
 
 // The formula of the contract, letter by letter, in the type T.
@@ -72,7 +76,8 @@ TEST_SUITE("adamw") {
                 std::vector<float> naive = values<float>(param), naive_m(naive.size()), naive_v(naive.size());
                 for (int64_t step = 1; step <= 10; step++) {
                     Tensor grad = pool.normal(dtype, {n}, 1e-3);
-                    adamw_update(param, {}, m, v, grad, all_decay(pool, n), accepted(pool, step), params_of_step(step), test_stream());
+                    adamw_update(param, {}, m, v, grad, all_decay(pool, n, dtype), accepted(pool, step), params_of_step(step),
+                                 test_stream());
                     test_stream().synchronize();
                     literal_adamw(exact, exact_m, exact_v, grad, step);
                     literal_adamw(naive, naive_m, naive_v, grad, step);
@@ -121,8 +126,8 @@ TEST_SUITE("adamw") {
                 on_threads(threads, [&] {
                     for (int64_t begin = 0; begin < n; begin += slice) {
                         auto part = [&](const Tensor& t) { return t.slice_rows(begin, std::min(slice, n - begin)); };
-                        adamw_update(part(state[0]), {}, part(state[1]), part(state[2]), part(grad), all_decay(pool, part(grad).numel()),
-                                     accepted(pool, 7), params_of_step(7), test_stream());
+                        adamw_update(part(state[0]), {}, part(state[1]), part(state[2]), part(grad),
+                                     all_decay(pool, part(grad).numel(), dtype), accepted(pool, 7), params_of_step(7), test_stream());
                         test_stream().synchronize();
                     }
                 });
@@ -142,14 +147,15 @@ TEST_SUITE("adamw") {
                 constexpr int64_t n = 16 * 40 + 5;
                 Pool pool;
                 Tensor wide = pool.filled(dtype, {n + 1}, 2.0), param = wide.slice_rows(aligned ? 0 : 1, n);
-                Tensor m = pool.zeros(dtype, {n}), v = pool.zeros(dtype, {n}), grad = pool.zeros(dtype, {n}),
-                       ranges = pool.zeros(Dtype::i64, {8, 2});
+                Tensor m = pool.zeros(dtype, {n}), v = pool.zeros(dtype, {n}), grad = pool.zeros(dtype, {n});
+                std::vector<WeightRange> ranges;
                 // one of no elements is among them
                 const int64_t ends[8] = {16, 32, 32, 48, 160, 320, 336, n}, decays[8] = {0, 1, 0, 1, 0, 0, 1, 0};
-                for (int64_t r = 0; r < 8; r++) ranges.as<int64_t>()[2 * r] = ends[r], ranges.as<int64_t>()[2 * r + 1] = decays[r];
+                for (int64_t r = 0; r < 8; r++)
+                    ranges.push_back({ends[r], decays[r], static_cast<int64_t>(dtype), r > 0 ? ends[r - 1] * size_of(dtype) : 0, -1});
                 AdamwParams p;
                 p.lr = 0.125, p.weight_decay = 0.5;
-                adamw_update(param, {}, m, v, grad, ranges, accepted(pool, 1, 1.0), p, test_stream());
+                adamw_update(param, {}, m, v, grad, table(pool, ranges), accepted(pool, 1, 1.0), p, test_stream());
                 test_stream().synchronize();
                 for (int64_t i = 0; i < n; i++) {
                     const bool decayed = (i >= 16 && i < 48) || (i >= 320 && i < 336);
@@ -187,41 +193,154 @@ TEST_SUITE("adamw") {
         CHECK(right == n);
     }
 
-    TEST_CASE("adamw: the copy is the parameters, rounded; bf16 moments are rounded by the bits of (seed, step, index)" *
-              doctest::skip(!on_gpu())) {
-        for (bool aligned : {true, false})
-            for (int64_t n : {1, 7, 16, 1003}) {
-                Pool pool;
-                auto moved = [&](const Tensor& t) {  // onto 16 bytes or not
-                    Tensor wide = pool.zeros(t.dtype, {n + 8}), to = wide.slice_rows(aligned ? 0 : 1, n);
-                    for (int64_t i = 0; i < n; i++) Pool::set(to, i, Pool::get(t, i));
-                    return to;
-                };
-                Tensor param = moved(pool.normal(Dtype::f32, {n})), grad = moved(pool.normal(Dtype::f32, {n}));
-                Tensor m = moved(pool.normal(Dtype::bf16, {n}, 1e-2)), v = moved(pool.filled(Dtype::bf16, {n}, 1e-3));
-                if (n == 1003) Pool::set(grad, 500, std::nan("")), Pool::set(grad, 501, 1e30);  // NaN, and a square beyond all floats
-                Tensor exact_param = moved(param), exact_m = pool.copy(m, Dtype::f32), exact_v = pool.copy(v, Dtype::f32);
-                Tensor copy = moved(pool.zeros(Dtype::bf16, {n})), state = accepted(pool, 9, 0.5);
-                AdamwParams p = params_of_step(9);
-                p.seed = 0x123456789ABCDEF;
-                adamw_update(exact_param, {}, exact_m, exact_v, grad, all_decay(pool, n), state, p, test_stream());
-                adamw_update(param, copy, m, v, grad, all_decay(pool, n), state, p, test_stream());
-                test_stream().synchronize();
-                for (int64_t i = 0; i < n; i++) {
-                    const auto random =
-                        Random{p.seed, RandomStream::rounding}.bits(9, static_cast<uint64_t>(i / 4))[static_cast<size_t>(i % 4)];
-                    auto rounded = [&](float x, uint32_t bits) {
-                        const uint32_t sum = std::bit_cast<uint32_t>(x) + bits;
-                        return std::isfinite(x) ? static_cast<uint16_t>(sum >> 16) : float_to_bf16(x);
-                    };
-                    CHECK(m.as<bf16>()[i].bits == rounded(exact_m.as<float>()[i], random & 0xFFFF));
-                    CHECK(v.as<bf16>()[i].bits == rounded(exact_v.as<float>()[i], random >> 16));
-                    CHECK(copy.as<bf16>()[i].bits == float_to_bf16(param.as<float>()[i]));
-                    if (i != 500) CHECK(Pool::get(param, i) == Pool::get(exact_param, i));  // from the moments before they are rounded
-                }
-                if (n == 1003) CHECK(std::isnan(Pool::get(m, 500)));
-                if (n == 1003) CHECK(std::isinf(Pool::get(v, 501)));
-            }
+    // 16-bit weights as they can be kept, aligned or not: what is stored and kept after a step, against the same step in f32.
+    TEST_CASE("adamw: weights of 16 bits with masters, split masters and by chance; bf16 moments by the bits of (seed, step, index)") {
+        enum class Way { bf16_master, f16_master, split, by_chance };
+        for (Way way : {Way::bf16_master, Way::f16_master, Way::split, Way::by_chance})
+            for (Dtype moments : {Dtype::f32, Dtype::bf16})
+                for (bool aligned : {true, false})
+                    for (int64_t n : {1, 7, 16, 1003}) {
+                        Pool pool;
+                        auto moved = [&](const Tensor& t) {  // onto 16 bytes or not
+                            Tensor wide = pool.zeros(t.dtype, {n + 8}), to = wide.slice_rows(aligned ? 0 : 1, n);
+                            std::memcpy(to.data, t.data, static_cast<size_t>(t.bytes()));
+                            return to;
+                        };
+                        const Dtype stored = way == Way::f16_master ? Dtype::f16 : Dtype::bf16;
+                        Tensor w = moved(pool.normal(Dtype::f32, {n})), grad = moved(pool.normal(Dtype::f32, {n}));
+                        Tensor m = moved(pool.normal(moments, {n}, 1e-2)), v = moved(pool.filled(moments, {n}, 1e-3));
+                        if (n == 1003 && moments == Dtype::bf16)  // NaN, and a square beyond all floats
+                            Pool::set(grad, 500, std::nan("")), Pool::set(grad, 501, 1e30);
+                        Tensor narrow = moved(pool.zeros(stored, {n})), kept;
+                        if (way == Way::bf16_master || way == Way::f16_master) kept = moved(w);
+                        if (way == Way::split) kept = moved(pool.zeros(Dtype::i16, {n}));
+                        for (int64_t i = 0; i < n; i++) {
+                            float& x = w.as<float>()[i];
+                            if (way == Way::split) {
+                                const SplitMaster s = split_master(std::bit_cast<uint32_t>(x));
+                                narrow.as<bf16>()[i].bits = s.upper, kept.as<int16_t>()[i] = s.lower;
+                            } else if (stored == Dtype::f16) {
+                                narrow.as<f16>()[i] = narrowed<f16>(x);
+                            } else {
+                                narrow.as<bf16>()[i] = narrowed<bf16>(x);
+                                if (way == Way::by_chance) x = widened(narrow.as<bf16>()[i]);
+                            }
+                        }
+                        Tensor exact = moved(w), exact_m = pool.copy(m, Dtype::f32), exact_v = pool.copy(v, Dtype::f32);
+                        Tensor state = accepted(pool, 9, 0.5);
+                        AdamwParams p = params_of_step(9);
+                        p.seed = 0x123456789ABCDEF;
+                        adamw_update(exact, {}, exact_m, exact_v, grad, all_decay(pool, n), state, p, test_stream());
+                        adamw_update(narrow, kept, m, v, grad, all_decay(pool, n, stored, kept ? 0 : -1), state, p, test_stream());
+                        test_stream().synchronize();
+                        auto random = [&](RandomStream use, int64_t i) {
+                            return Random{p.seed, use}.bits(9, static_cast<uint64_t>(i / 4))[static_cast<size_t>(i % 4)];
+                        };
+                        auto by_chance = [&](float x, uint32_t bits) {
+                            const uint32_t sum = std::bit_cast<uint32_t>(x) + bits;
+                            return std::isfinite(x) ? static_cast<uint16_t>(sum >> 16) : float_to_bf16(x);
+                        };
+                        int64_t wrong = 0;
+                        for (int64_t i = 0; i < n; i++) {
+                            const float x = exact.as<float>()[i];
+                            if (moments == Dtype::bf16) {
+                                const uint32_t word = random(RandomStream::rounding, i);
+                                wrong += m.as<bf16>()[i].bits != by_chance(exact_m.as<float>()[i], word & 0xFFFF);
+                                wrong += v.as<bf16>()[i].bits != by_chance(exact_v.as<float>()[i], word >> 16);
+                            }
+                            if (std::isnan(x)) continue;
+                            if (way == Way::bf16_master || way == Way::f16_master) wrong += kept.as<float>()[i] != x;
+                            if (way == Way::bf16_master) wrong += narrow.as<bf16>()[i].bits != float_to_bf16(x);
+                            if (way == Way::f16_master) wrong += narrow.as<f16>()[i].bits != float_to_half(x);
+                            if (way == Way::split)
+                                wrong += joined_master({narrow.as<bf16>()[i].bits, kept.as<int16_t>()[i]}) != std::bit_cast<uint32_t>(x);
+                            if (way == Way::by_chance)
+                                wrong += narrow.as<bf16>()[i].bits != by_chance(x, random(RandomStream::weight_rounding, i) & 0xFFFF);
+                        }
+                        CHECK(wrong == 0);
+                        CHECK(guard_state_of(state).overflows == 0);
+                        if (n == 1003 && moments == Dtype::bf16) {
+                            CHECK(std::isnan(Pool::get(m, 500)));
+                            CHECK(std::isinf(Pool::get(v, 501)));
+                        }
+                    }
+    }
+
+    TEST_CASE("adamw: a range of each kind in one call, each where the table says") {
+        constexpr int64_t n = 16 * 5 + 3;
+        Pool pool;
+        const Tensor m = pool.zeros(Dtype::f32, {n}), v = pool.zeros(Dtype::f32, {n}), grad = pool.filled(Dtype::f32, {n}, 1.0);
+        Tensor weights = pool.zeros(Dtype::u8, {32 * 4 + 32 * 2 + 19 * 2}), kept = pool.filled(Dtype::f32, {19}, 1.0);
+        auto at = [&](int64_t byte) { return static_cast<std::byte*>(weights.data) + byte; };
+        float* wide = reinterpret_cast<float*>(at(0));
+        bf16* chance = reinterpret_cast<bf16*>(at(128));
+        f16* half = reinterpret_cast<f16*>(at(192));
+        for (int64_t i = 0; i < 32; i++) wide[i] = 1, chance[i] = narrowed<bf16>(1.0f);
+        for (int64_t i = 0; i < 19; i++) half[i] = narrowed<f16>(1.0f);
+        auto type = [](Dtype t) { return static_cast<int64_t>(t); };
+        const Tensor ranges =
+            table(pool, {{32, 0, type(Dtype::f32), 0, -1}, {64, 0, type(Dtype::bf16), 128, -1}, {n, 0, type(Dtype::f16), 192, 0}});
+        AdamwParams p;
+        p.lr = 0.25;
+        adamw_update(weights, kept, m, v, grad, ranges, accepted(pool, 1, 1.0), p, test_stream());
+        test_stream().synchronize();
+        for (int64_t i = 0; i < 32; i++) {
+            CHECK(wide[i] == doctest::Approx(0.75).epsilon(1e-5));
+            CHECK(widened(chance[i]) == doctest::Approx(0.75).epsilon(0.01));
+        }
+        for (int64_t i = 0; i < 19; i++) {
+            CHECK(widened(half[i]) == 0.75f);
+            CHECK(kept.as<float>()[i] == doctest::Approx(0.75).epsilon(1e-5));
+        }
+    }
+
+    TEST_CASE("adamw: rounding by chance loses nothing on average, where rounding to the nearest would stand still") {
+        constexpr int64_t n = 20000;
+        Pool pool;
+        Tensor w = pool.filled(Dtype::bf16, {n}, 1.0), m = pool.zeros(Dtype::f32, {n}), v = pool.zeros(Dtype::f32, {n});
+        const Tensor grad = pool.filled(Dtype::f32, {n}, 1.0);
+        AdamwParams p;
+        p.lr = 1e-4, p.eps = 0;  // steps of 1e-4 below 1, where neighbours are 2^-8 = 3.9e-3 apart
+        for (int64_t step = 1; step <= 10; step++)
+            adamw_update(w, {}, m, v, grad, all_decay(pool, n, Dtype::bf16), accepted(pool, step, 1.0), p, test_stream());
+        test_stream().synchronize();
+        double mean = 0;
+        for (int64_t i = 0; i < n; i++) mean += Pool::get(w, i) / n;
+        // ten draws of 0 or 2^-8 with probability 0.0256: deviation of the mean 2^-8 sqrt(10 * 0.025 / n) = 1.4e-5
+        CHECK(std::abs(mean - 0.999) < 6e-5);
+    }
+
+    TEST_CASE("adamw: a weight that leaves the range of fp16 is counted") {
+        Pool pool;
+        Tensor w = pool.zeros(Dtype::f16, {48}), kept = pool.filled(Dtype::f32, {48}, 1.0), m = pool.zeros(Dtype::f32, {48});
+        Tensor v = pool.zeros(Dtype::f32, {48}), grad = pool.filled(Dtype::f32, {48}, 1.0), state = accepted(pool, 1, 1.0);
+        Pool::set(kept, 5, -65510), Pool::set(kept, 47, -65518);  // 65504 is the largest; to 65520 from there on goes to infinity
+        AdamwParams p;
+        p.lr = 4;
+        adamw_update(w, kept, m, v, grad, all_decay(pool, 48, Dtype::f16, 0), state, p, test_stream());
+        test_stream().synchronize();
+        CHECK(guard_state_of(state).overflows == 1);
+        CHECK(widened(w.as<f16>()[5]) == -65504.0f);
+        CHECK(std::isinf(widened(w.as<f16>()[47])));
+        CHECK(kept.as<float>()[47] == doctest::Approx(-65522));
+    }
+
+    TEST_CASE("adamw: a split master holds every finite number up to the largest bf16" * doctest::skip(on_gpu())) {
+        int64_t wrong = 0, infinite = 0;
+        for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 251) {  // 17 million of all patterns
+            const uint32_t x = static_cast<uint32_t>(bits);
+            if ((x & 0x7F800000) == 0x7F800000) continue;
+            const SplitMaster s = split_master(x);
+            wrong += joined_master(s) != x;
+            const bool overflows = (s.upper & 0x7FFF) == 0x7F80;
+            infinite += overflows;
+            const double error = std::abs(static_cast<double>(std::bit_cast<float>(x)) - static_cast<double>(widened(bf16{s.upper})));
+            const double other = std::abs(static_cast<double>(std::bit_cast<float>(x)) -
+                                          static_cast<double>(widened(narrowed<bf16>(std::bit_cast<float>(x)))));
+            wrong += !overflows && error != other;  // as near as the nearest
+        }
+        CHECK(wrong == 0);
+        CHECK(infinite > 0);
     }
 
     TEST_CASE("adamw: steps count from 1, sizes must agree") {

@@ -171,7 +171,7 @@ TEST_SUITE("model") {
                 part.segments = {{0, count, 0, begin + count, begin}};
                 instance.model.load(part, m.stream);
                 for (int p = 0; p + 1 < instance.model.n_parts(); p++) {
-                    m.store.door.acquire(p);
+                    m.store.door.acquire(p, m.stream);
                     instance.model.forward(p, 0, m.stream);
                     m.store.door.release(p);
                 }

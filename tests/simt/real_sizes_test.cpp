@@ -117,12 +117,12 @@ void other_operations(const MadeUp& make, const Shapes& s, int64_t unit, Stream&
 
 void optimizer_operations(const MadeUp& make, const Shapes& s, Stream& stream) {
     const Tensor master = make.statistics({s.parameters}), weights = make.tensor(Dtype::bf16, {s.parameters}),
-                 ranges = make.tensor(Dtype::i64, {600, 2}), guard = make.tensor(Dtype::f64, {guard_state_size}),
+                 ranges = make.tensor(Dtype::i64, {600, weight_range_size}), guard = make.tensor(Dtype::f64, {guard_state_size}),
                  one = make.tensor(Dtype::f64, {1});
     guard_step(guard, one, one, {}, stream);
     for (Dtype moments : {Dtype::f32, Dtype::bf16}) {
         const Tensor m = make.tensor(moments, {s.parameters}), v = make.tensor(moments, {s.parameters});
-        adamw_update(master, weights, m, v, master, ranges, guard, {}, stream);
+        adamw_update(weights, master, m, v, master, ranges, guard, {}, stream);
         adamw_update(master, {}, m, v, master, ranges, guard, {}, stream);
     }
 }

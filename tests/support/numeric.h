@@ -97,6 +97,12 @@ public:
             case Dtype::i64:
                 t.as<int64_t>()[i] = static_cast<int64_t>(value);
                 return;
+            case Dtype::i16:
+                t.as<int16_t>()[i] = static_cast<int16_t>(value);
+                return;
+            case Dtype::u8:
+                t.as<uint8_t>()[i] = static_cast<uint8_t>(value);
+                return;
             default:
                 t.as<int32_t>()[i] = static_cast<int32_t>(value);
                 return;

@@ -14,15 +14,15 @@
 namespace traincu::test {
 
 struct TinyModel {
-    TinyModel(const ModelConfig& config, Dtype dtype, int64_t max_tokens, Recompute recompute = Recompute::none, double z_loss = 0,
-              const AdamwParams& hyper = {}, int64_t unit_rows = 256, Stream on = {})
+    TinyModel(const ModelConfig& config, const Precision& precision, int64_t max_tokens, Recompute recompute = Recompute::none,
+              double z_loss = 0, const AdamwParams& hyper = {}, int64_t unit_rows = 256, Stream on = {}, Dtype moments = Dtype::f32)
         : stream(std::move(on)),
-          store(config, dtype, true),
-          optimizer(store.table, dtype, hyper, optimizer_arena),
+          store(config, precision, true),
+          optimizer(store.door, hyper, optimizer_arena, moments),
           recompute_mode(recompute) {
         ModelOptions options;
-        options.config = config, options.dtype = dtype, options.max_tokens = max_tokens, options.recompute = recompute,
-        options.z_loss = z_loss;
+        options.config = config, options.dtype = precision.compute, options.wide_head = precision.wide_head(),
+        options.max_tokens = max_tokens, options.recompute = recompute, options.z_loss = z_loss;
         options.unit_rows = unit_rows;
         instance = std::make_unique<ModelInstance>(options, store.door, "test");
         store.allocate(stream);
@@ -52,7 +52,7 @@ struct TinyModel {
     }
     double train_step(const StepBatch& batch, double lr, double clip, double* norm_out = nullptr) {
         submit_gradients(batch);
-        optimizer.step(weights(), gradients(), instance->model.loss_sum(), lr, {loss_scale(batch), 0, clip}, stream);
+        optimizer.step(instance->model.loss_sum(), lr, {loss_scale(batch), 0, clip}, stream);
         const GuardState state = optimizer.read_guard(stream);
         if (norm_out) *norm_out = state.norm;
         return state.loss;

@@ -70,7 +70,7 @@ void read_options(Run& run, int argc, char** argv) {
     run.threads = use_processor(o);
     run.stream = open_stream(o.device, o.precision);
     choose_products(o, run.stream);
-    if (!run.stream.on_gpu()) o.determinism = "run";  // a CPU knows no other
+    choose_determinism(o, run.stream);
     if (run.stream.on_gpu()) run.telemetry = open_telemetry();
 }
 
@@ -195,7 +195,8 @@ void finish_step(Run& run, TrainingStep::Result result, Pace& pace, StepPrinter&
 
 int train(Run& run) {
     const Options& o = run.options;
-    TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, run.peak_flops, run.stream);
+    TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, run.memory->tree.get(), run.peak_flops,
+                               run.stream);
     StepPrinter printer(isatty(STDOUT_FILENO));
     const auto start = std::chrono::steady_clock::now();
     Pace pace;
@@ -265,7 +266,7 @@ int run_command(int argc, char** argv) {
     if (commands().contains(command)) return commands().at(command)(argc - 2, argv + 2);
     if (command[0] != '-')
         throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
-                    "the commands are tokenize, generate, eval, export, inspect, report, plan, bench; without one, ./train trains");
+                    "the commands are tokenize, generate, eval, export, inspect, report, plan, bench, verify-determinism; without one, ./train trains");
     return train_command(argc, argv);
 }
 

@@ -14,7 +14,8 @@ int eval_command(int argc, char** argv);              // loss, perplexity, bits 
 int export_command(int argc, char** argv);            // a model for transformers, lm-eval or llm.c
 int inspect_command(int argc, char** argv);           // what is in a shard, a safetensors file, a checkpoint
 int plan_command(int argc, char** argv);              // memory and speed of a run before it starts
-int bench_command(int argc, char** argv);             // every kernel beside its roofline
+int bench_command(int argc, char** argv);
+int verify_determinism_command(int argc, char** argv);             // every kernel beside its roofline
 int bench_attention_command(int argc, char** argv);   // bench attention: biases and gates, time and memory
 int report_command(int argc, char** argv);            // curves of runs as an HTML page, beside a reference
 

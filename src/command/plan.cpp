@@ -95,8 +95,7 @@ std::string memory_text(const RunMemory& memory) {
     for (const Arena* arena : memory.arenas()) {
         std::vector<std::pair<std::string, int64_t>> tensors;
         if (arena == &memory.weights.weights)  // one flat array: the parameter table knows what is in it
-            for (const ParamRow& row : memory.weights.table.rows)
-                tensors.push_back({row.name, row.numel() * size_of(row.stored)});
+            for (const ParamRow& row : memory.weights.table.rows) tensors.push_back({row.name, row.numel() * size_of(row.stored)});
         else
             for (const Arena::Row& row : arena->rows()) tensors.push_back({row.name, row.bytes});
         rows.push_back({arena->name(), "", format("%11s", human_bytes(arena->bytes()).c_str())});
@@ -317,8 +316,10 @@ int plan_command(int argc, char** argv) {
                                o.precision.c_str()),
                         "leave --precision out, or make rates in it: ./train bench --precision ... --save FILE")
                 .file(rates_file);
-    } else if (o.precision == "bf16" && (!gpu::built() || !gpu::unusable().empty() || o.device == "cpu")) {
-        plan.notes.push_back("no times: kernels in bf16 can be timed on a GPU only (./train bench --save there, --rates here)");
+    } else if (o.precision == "bf16" && o.device != "cpu" && (!gpu::built() || !gpu::unusable().empty())) {
+        plan.notes.push_back(
+            "no times: a run in bf16 is planned for a GPU, and none is here (./train bench --save there, --rates here; or "
+            "--device cpu)");
     } else {
         stream = open_stream(o.device, o.precision);
         can_measure = true;

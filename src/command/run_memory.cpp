@@ -17,10 +17,11 @@ AdamwParams adamw_params(const Options& o) {
 }  // namespace
 
 RunMemory::RunMemory(const Options& o, const RunUses& uses)
-    : weights(model_config(o), precision_of(o), true),
-      optimizer(weights.door, adamw_params(o), optimizer_arena,
-                o.adam_moments == "bf16" ? Dtype::bf16 : Dtype::f32),
+    : weights(model_config(o), precision_of(o), true, sums_by_units(o)),
+      optimizer(weights.door, adamw_params(o), optimizer_arena, o.adam_moments == "bf16" ? Dtype::bf16 : Dtype::f32),
       trainer(training_options(o), weights.door, "training") {
+    if (o.determinism == "ranks")
+        tree = std::make_unique<GradientTree>(weights.gradients, weights.table.flat_size, statistics_of(weights.dtype), logical_workers);
     if (uses.validates) validation = std::make_unique<ForwardPass>(weights, o.batch_size * o.seq_len);
     if (uses.samples) generator = std::make_unique<Generator>(weights, o.seq_len);
 }

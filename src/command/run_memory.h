@@ -10,6 +10,7 @@
 #include "src/config/options.h"
 #include "src/model/instance.h"
 #include "src/optim/optimizer.h"
+#include "src/parallel/gradient_tree.h"
 
 namespace traincu {
 
@@ -27,6 +28,7 @@ struct RunMemory {
     void allocate(const Stream& stream);
 
     WeightStore weights;
+    std::unique_ptr<GradientTree> tree;  // --determinism ranks
     Arena optimizer_arena{"optimizer"};
     Optimizer optimizer;
     ModelInstance trainer;

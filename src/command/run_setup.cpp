@@ -58,6 +58,7 @@ ModelOptions training_options(const Options& o) {
     options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
     options.recompute = recompute_named(o.recompute), options.deterministic = o.determinism != "off";
     const Precision precision = precision_of(o);
+    if (sums_by_units(o)) options.unit_rows = 256;
     options.dtype = precision.compute, options.wide_head = precision.wide_head();
     // On a GPU many rows together: each chunk of the head reads and writes the gradient of the whole table.
     if (options.dtype == Dtype::bf16) options.logits_bytes = int64_t{2} << 30;
@@ -101,6 +102,21 @@ Stream open_stream(const std::string& device, std::string& precision) {
         throw Error(ExitCode::usage, "--attention-kernel hopper runs on H100 and H200 GPUs, and this run computes on the CPU",
                     "leave it out, or --attention-kernel tiled");
     return use_gpu ? Stream(Device::cuda) : Stream();
+}
+
+void choose_determinism(Options& o, const Stream& stream) {
+    if (!stream.on_gpu()) {
+        if (o.determinism == "off") o.determinism = "run";  // a CPU knows no other
+        return;
+    }
+    if (!sums_by_units(o)) return;
+    if (o.gemm == "cublaslt")
+        throw Error(ExitCode::usage,
+                    "--determinism " + o.determinism +
+                        " and --gemm cublaslt: the library chooses an algorithm for each number of rows, and "
+                        "with it the order of sums",
+                    "leave out --gemm, which is our own product then, or --determinism run");
+    set_gemm_engine(GemmEngine::own);
 }
 
 void choose_products(Options& o, const Stream& stream) {

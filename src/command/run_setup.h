@@ -36,6 +36,11 @@ int use_processor(const Options& o);
 // cuda. precision: auto becomes bf16 on a GPU and fp32 on a CPU. Error(usage) where what is asked for is not there.
 Stream open_stream(const std::string& device, std::string& precision);
 
+// --determinism batch and ranks: sums over tokens go by units of 256 rows, a tied head's gradients are summed apart.
+inline bool sums_by_units(const Options& o) { return o.determinism == "batch" || o.determinism == "ranks"; }
+// --determinism comes into force on the stream's device. Error(usage) where an option has no way to keep the promise.
+void choose_determinism(Options& o, const Stream& stream);
+
 // --fp32-products comes into force; auto becomes what is known to be fastest on the stream's device. Error(usage) where it cannot be.
 void choose_products(Options& o, const Stream& stream);
 

@@ -10,16 +10,17 @@
 
 namespace traincu {
 
-TrainingStep::TrainingStep(const Options& o, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, double peak_flops,
-                           Stream& stream)
+TrainingStep::TrainingStep(const Options& o, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, GradientTree* tree,
+                           double peak_flops, Stream& stream)
     : options_(o),
       weights_(weights),
       optimizer_(optimizer),
       model_(trainer.model),
       peak_flops_(peak_flops),
       stream_(stream),
-      executor_(trainer.model, weights.door),
-      schedule_(training_schedule(trainer.model.n_parts(), step_shape(o).micro_batches(), o.recompute != "none")),
+      executor_(trainer.model, weights.door, tree),
+      schedule_(
+          training_schedule(trainer.model.n_parts(), step_shape(o).micro_batches(), o.recompute != "none", tree ? tree->workers() : 1)),
       lr_{o.lr_schedule, o.lr, o.min_lr_fraction, o.warmup_steps, o.max_steps, o.decay_fraction} {
     for (Slot& slot : slots_) {
         slot.guard_state = PinnedMemory(stream, sizeof(GuardState));

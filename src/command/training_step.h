@@ -19,9 +19,9 @@ namespace traincu {
 // host reads the next batch, and puts the next step in line, while the GPU computes: nothing between two steps waits.
 class TrainingStep {
 public:
-    // peak_flops: what MFU is told against.
-    TrainingStep(const Options& options, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, double peak_flops,
-                 Stream& stream);
+    // tree: of --determinism ranks, else null. peak_flops: what MFU is told against.
+    TrainingStep(const Options& options, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, GradientTree* tree,
+                 double peak_flops, Stream& stream);
     ~TrainingStep();
     TrainingStep(const TrainingStep&) = delete;
     TrainingStep& operator=(const TrainingStep&) = delete;

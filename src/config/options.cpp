@@ -5,8 +5,11 @@
 #include <fstream>
 #include <limits>
 #include <map>
+#include <numeric>
 
 #include <CLI/CLI.hpp>
+
+#include "src/base/integers.h"
 
 namespace traincu {
 
@@ -275,8 +278,10 @@ const std::vector<OptionRow>& option_table() {
          "determinism",
          "",
          &O::determinism,
-         "run: the same bits on every run; off: a GPU may sum attention's gradients in any order, which is faster",
-         {"run", "off"},
+         "what may not change a bit. run: a repetition, a resumed run; batch: also how a step is split into micro-batches; ranks: also how "
+         "many "
+         "ranks share it out (1, 2, 4 or 8); off: a GPU may sum attention's gradients in any order, which is faster",
+         {"off", "run", "batch", "ranks"},
          0,
          0,
          free},
@@ -584,6 +589,30 @@ BiasOption parse_attn_bias(const std::string& text) {
     return bias;
 }
 
+// Sums go by units of 256 tokens at --determinism batch and ranks: a micro-batch has whole ones. At ranks each of 8 logical workers has an
+// equal share of whole micro-batches.
+static void check_split(const Options& o) {
+    constexpr int64_t unit = 256, workers = 8;
+    if (o.determinism != "batch" && o.determinism != "ranks") return;
+    const int64_t tokens = o.batch_size * o.seq_len, rows = unit / std::gcd(unit, o.seq_len), share = workers * tokens;
+    if (tokens % unit != 0 || o.total_batch_tokens % unit != 0)
+        throw Error(
+            ExitCode::usage,
+            format("--determinism %s sums by units of 256 tokens, and a micro-batch of %lld x %lld or a step of %lld has no whole number",
+                   o.determinism.c_str(), static_cast<long long>(o.batch_size), static_cast<long long>(o.seq_len),
+                   static_cast<long long>(o.total_batch_tokens)),
+            format("choose a multiple of %lld for --batch-size, and of %lld for --total-batch-tokens", static_cast<long long>(rows),
+                   static_cast<long long>(rows * o.seq_len)));
+    if (o.determinism == "ranks" && o.total_batch_tokens % share != 0)
+        throw Error(
+            ExitCode::usage,
+            format("--determinism ranks gives each of 8 logical workers as many whole micro-batches, and a step of %lld tokens has %lld of "
+                   "%lld",
+                   static_cast<long long>(o.total_batch_tokens), static_cast<long long>(div_ceil(o.total_batch_tokens, tokens)),
+                   static_cast<long long>(tokens)),
+            format("choose a --total-batch-tokens that is a multiple of %lld, or a smaller --batch-size", static_cast<long long>(share)));
+}
+
 void resolve_batch(Options& o) {
     if (o.total_batch_tokens == 0) o.total_batch_tokens = o.batch_size * o.seq_len;
     if (o.total_batch_tokens % o.seq_len != 0)
@@ -592,6 +621,7 @@ void resolve_batch(Options& o) {
                            static_cast<long long>(o.total_batch_tokens), static_cast<long long>(o.seq_len)),
                     "choose a multiple of --seq-len");
     o.batch_size = std::min(o.batch_size, o.total_batch_tokens / o.seq_len);
+    check_split(o);
 }
 
 static void set_attention_options(Options& o, const ModelConfig& c) {

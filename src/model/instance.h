@@ -7,11 +7,11 @@
 namespace traincu {
 
 struct WeightStore {
-    WeightStore(const ModelConfig& model, const Precision& precision, bool with_gradients)
+    WeightStore(const ModelConfig& model, const Precision& precision, bool with_gradients, bool head_apart = false)
         : config(model),
           dtype(precision.compute),
           table(make_param_table(model, precision)),
-          door(table, precision, weights, converted, with_gradients ? &gradients : nullptr) {}
+          door(table, precision, weights, converted, with_gradients ? &gradients : nullptr, head_apart) {}
 
     void allocate(const Stream& stream) {
         for (Arena* arena : {&weights, &converted, &gradients}) arena->allocate(stream.memory());

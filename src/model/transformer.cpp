@@ -202,7 +202,7 @@ SegmentTable Transformer::segments() const {
 
 AttentionParams Transformer::attention_params() const {
     const ModelConfig& c = options_.config;
-    return {1.0 / std::sqrt(static_cast<double>(c.head_size)), c.window, c.attn_softcap, options_.deterministic};
+    return {1.0 / std::sqrt(static_cast<double>(c.head_size)), c.window, c.attn_softcap, options_.deterministic, options_.unit_rows};
 }
 
 AttentionInputs Transformer::attention_inputs(int layer, const Tensor& qk, const Tensor& qkv) const {

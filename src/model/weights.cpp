@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/add.h"
 #include "kernels/copy.h"
 
 namespace traincu {
@@ -78,7 +79,8 @@ Tensor shaped(void* data, Dtype type, const ParamRow& row) {
 
 }  // namespace
 
-WeightDoor::WeightDoor(const ParamTable& table, const Precision& precision, Arena& weights, Arena& converted, Arena* gradients)
+WeightDoor::WeightDoor(const ParamTable& table, const Precision& precision, Arena& weights, Arena& converted, Arena* gradients,
+                       bool head_apart)
     : table_(table), precision_(precision), holders_(static_cast<size_t>(table.n_parts)) {
     const Dtype first = table.rows[0].stored;
     const bool uniform = std::all_of(table.rows.begin(), table.rows.end(), [&](const ParamRow& row) { return row.stored == first; });
@@ -86,7 +88,13 @@ WeightDoor::WeightDoor(const ParamTable& table, const Precision& precision, Aren
         weights.add(flat_weights_, "weights", first, {table.flat_size});
     else
         weights.add(flat_weights_, "weights", Dtype::u8, {table.stored_bytes});
-    if (gradients) gradients->add(flat_gradients_, "gradients", statistics_of(precision.compute), {table.flat_size});
+    if (gradients) {
+        gradients->add(flat_gradients_, "gradients", statistics_of(precision.compute), {table.flat_size});
+        const ParamRow& embedding = table.rows[0];
+        ENSURE(embedding.kind == ParamKind::token_embedding);
+        if (head_apart && table.find(ParamKind::lm_head, false, -1) < 0)
+            gradients->add(head_gradient_, "of the tied head", flat_gradients_.dtype, {embedding.rows, embedding.cols});
+    }
 
     std::vector<int64_t> sizes(static_cast<size_t>(table.n_parts));
     for (const ParamRow& row : table.rows)
@@ -112,6 +120,7 @@ void WeightDoor::bind() {
         return shaped(place.data, place.dtype, row);
     });
     if (flat_gradients_) gradients_ = carve(table_, [&](const ParamRow& row) { return row_tensor(flat_gradients_, row); });
+    if (head_gradient_) gradients_.head.lm_head = head_gradient_;
 }
 
 void WeightDoor::prefetch(int part, Stream& stream) {
@@ -134,7 +143,12 @@ void WeightDoor::release(int part) {
     holders_[static_cast<size_t>(part)]--;
 }
 
-void WeightDoor::commit(int part, bool) { ENSURE(part >= 0 && part < table_.n_parts); }
+void WeightDoor::commit(int part, bool last, Stream& stream) {
+    ENSURE(part >= 0 && part < table_.n_parts);
+    if (part > 0 || !last || !head_gradient_) return;  // the embedding is committed after the head
+    add(gradients_.embed.tokens, head_gradient_, stream);
+    zero(head_gradient_, stream);
+}
 
 void WeightDoor::weights_changed() { contents_ = {-1, -1}; }
 

@@ -48,15 +48,18 @@ class WeightDoor {
 public:
     // Declares the stored weights, the gradients (flat, of the statistics' type: f32 beside bf16; without an arena for them the door serves
     // inference), and the two buffers where weights are converted. The tensors are usable after the arenas are allocated and bind() was
-    // called. table: made with the same precision.
-    WeightDoor(const ParamTable& table, const Precision& precision, Arena& weights, Arena& converted, Arena* gradients);
+    // called. table: made with the same precision. head_apart: where the head is the embedding's table, its gradients are summed apart and
+    // added to the table's in the last commit, so that the sum's order does not depend on where micro-batches end.
+    WeightDoor(const ParamTable& table, const Precision& precision, Arena& weights, Arena& converted, Arena* gradients,
+               bool head_apart = false);
     void bind();
 
     void prefetch(int part, Stream& stream);  // will be needed soon
     void acquire(int part, Stream& stream);   // from here its weights may be read
     void release(int part);                   // until here
-    void commit(int part, bool last);         // its gradients of this micro-batch are complete; last: of this optimizer step
-    void weights_changed();                   // what was converted is out of date
+    // Its gradients of this micro-batch are complete; last: of all that are summed in this array.
+    void commit(int part, bool last, Stream& stream);
+    void weights_changed();  // what was converted is out of date
 
     const ModelTensors& weights() const { return weights_; }
     const ModelTensors& gradients() const { return gradients_; }
@@ -76,6 +79,7 @@ private:
     const ParamTable& table_;
     Precision precision_;
     Tensor flat_weights_, flat_gradients_;
+    Tensor head_gradient_;  // (Vp,C) of a tied head, where it is summed apart
     ModelTensors weights_, gradients_;
     std::vector<int> holders_;
     std::array<Tensor, 2> converted_;  // of the even parts and the odd ones

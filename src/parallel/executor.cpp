@@ -40,7 +40,11 @@ void Executor::run(const std::vector<Instruction>& schedule, const StepBatch& ba
                 model_.backward_weight(i.part, stream);
                 break;
             case Op::commit:
-                door_.commit(i.part, i.last);
+                door_.commit(i.part, i.last, stream);
+                break;
+            case Op::fold:
+                ENSURE(tree_);
+                tree_->fold(i.worker, door_.flat_gradients(), model_.loss_sum(), stream);
                 break;
             case Op::optimizer:
                 if (optimizer) optimizer();

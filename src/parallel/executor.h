@@ -5,13 +5,15 @@
 
 #include "src/model/batch.h"
 #include "src/model/transformer.h"
+#include "src/parallel/gradient_tree.h"
 #include "src/parallel/schedule.h"
 
 namespace traincu {
 
 class Executor {
 public:
-    Executor(Transformer& model, WeightDoor& door) : model_(model), door_(door) {}
+    // tree: of schedules that fold
+    Executor(Transformer& model, WeightDoor& door, GradientTree* tree = nullptr) : model_(model), door_(door), tree_(tree) {}
 
     // Runs the instructions over the step's micro-batches (on a GPU: puts them in line). Gradients are those of the mean loss over the
     // step's loss tokens, and are added to what the gradient arena holds. `optimizer` is called for the optimizer instruction,
@@ -25,6 +27,7 @@ public:
 private:
     Transformer& model_;
     WeightDoor& door_;
+    GradientTree* tree_;
 };
 
 }  // namespace traincu

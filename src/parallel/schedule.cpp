@@ -18,7 +18,9 @@ void forward_pass(std::vector<Instruction>& list, int n_parts, int micro_batch) 
 
 }  // namespace
 
-std::vector<Instruction> training_schedule(int n_parts, int micro_batches, bool recompute) {
+std::vector<Instruction> training_schedule(int n_parts, int micro_batches, bool recompute, int workers) {
+    ENSURE(micro_batches % workers == 0);
+    const int share = micro_batches / workers;
     std::vector<Instruction> list;
     for (int mb = 0; mb < micro_batches; mb++) {
         forward_pass(list, n_parts, mb);
@@ -30,8 +32,9 @@ std::vector<Instruction> training_schedule(int n_parts, int micro_batches, bool 
             list.push_back({Op::backward_input, part, mb});
             list.push_back({Op::release, part, mb});
             list.push_back({Op::backward_weight, part, mb});
-            list.push_back({Op::commit, part, mb, mb + 1 == micro_batches});
+            list.push_back({Op::commit, part, mb, (mb + 1) % share == 0});
         }
+        if (workers > 1 && (mb + 1) % share == 0) list.push_back({.op = Op::fold, .micro_batch = mb, .worker = mb / share});
     }
     list.push_back({Op::optimizer});
     return list;
@@ -44,8 +47,8 @@ std::vector<Instruction> evaluation_schedule(int n_parts) {
 }
 
 std::string to_string(const Instruction& i) {
-    static const char* names[] = {"load",      "prefetch",       "acquire",         "release", "forward",
-                                  "recompute", "backward_input", "backward_weight", "commit",  "optimizer"};
+    static const char* names[] = {"load",           "prefetch",        "acquire", "release", "forward",  "recompute",
+                                  "backward_input", "backward_weight", "commit",  "fold",    "optimizer"};
     return format("%s part %d micro-batch %d%s", names[static_cast<int>(i.op)], i.part, i.micro_batch, i.last ? " last" : "");
 }
 

@@ -180,6 +180,7 @@ std::vector<KernelCall> kernel_calls(const StepShape& shape, const Instruction& 
         case Op::acquire:
         case Op::release:
         case Op::commit:
+        case Op::fold:  // three times the gradients' bytes for a worker
             break;
     }
     return std::move(part.calls);

@@ -15,9 +15,10 @@ namespace traincu::test {
 
 struct TinyModel {
     TinyModel(const ModelConfig& config, const Precision& precision, int64_t max_tokens, Recompute recompute = Recompute::none,
-              double z_loss = 0, const AdamwParams& hyper = {}, int64_t unit_rows = 256, Stream on = {}, Dtype moments = Dtype::f32)
+              double z_loss = 0, const AdamwParams& hyper = {}, int64_t unit_rows = 256, Stream on = {}, Dtype moments = Dtype::f32,
+              bool head_apart = false, int workers = 1)
         : stream(std::move(on)),
-          store(config, precision, true),
+          store(config, precision, true, head_apart),
           optimizer(store.door, hyper, optimizer_arena, moments),
           recompute_mode(recompute) {
         ModelOptions options;
@@ -25,11 +26,12 @@ struct TinyModel {
         options.max_tokens = max_tokens, options.recompute = recompute, options.z_loss = z_loss;
         options.unit_rows = unit_rows;
         instance = std::make_unique<ModelInstance>(options, store.door, "test");
+        if (workers > 1) tree = std::make_unique<GradientTree>(store.gradients, store.table.flat_size, statistics_of(store.dtype), workers);
         store.allocate(stream);
         optimizer_arena.allocate(stream.memory());
         optimizer.bind(stream);
         instance->allocate(stream);
-        executor = std::make_unique<Executor>(instance->model, store.door);
+        executor = std::make_unique<Executor>(instance->model, store.door, tree.get());
     }
 
     Tensor weights() const { return store.door.flat_weights(); }
@@ -63,15 +65,16 @@ struct TinyModel {
     Arena optimizer_arena{"optimizer"};
     Optimizer optimizer;
     Recompute recompute_mode;
+    std::unique_ptr<GradientTree> tree;
     std::unique_ptr<ModelInstance> instance;
     std::unique_ptr<Executor> executor;
 
 private:
     void submit_gradients(const StepBatch& batch) {
         zero(gradients(), stream);
-        executor->run(
-            training_schedule(instance->model.n_parts(), static_cast<int>(batch.micro_batches.size()), recompute_mode != Recompute::none),
-            batch, stream);
+        executor->run(training_schedule(instance->model.n_parts(), static_cast<int>(batch.micro_batches.size()),
+                                        recompute_mode != Recompute::none, tree ? tree->workers() : 1),
+                      batch, stream);
     }
 };
 

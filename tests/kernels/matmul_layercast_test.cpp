@@ -120,16 +120,23 @@ TEST_SUITE("matmul") {
         ProductsSettings settings;
         for (const auto& [products, terms] : {std::pair{F32Products::bf16x2, 2}, {F32Products::bf16x3, 3}})
             for (GemmEngine engine : engines())
-                for (const Shape& s : {Shape{7, 17, 63, 3}, {129, 33, 65, 1}, {65, 72, 136, 8}, {40, 48, 256, 0}}) {
+                for (const Shape& s : {Shape{7, 17, 63, 3},
+                                       {129, 33, 65, 1},
+                                       {65, 72, 136, 8},
+                                       {40, 48, 256, 0},
+                                       {5, 16, 1100, 0},
+                                       {5, 1100, 16, 0},
+                                       {1100, 16, 8, 0}}) {  // K of more than one piece in each of the three
+                    const int64_t unit = s.N > 1024 ? 0 : 32;
                     INFO(terms, " ", static_cast<int>(engine), " ", s.N, " ", s.OC, " ", s.IC);
                     Problem p(s.N, s.OC, s.IC, s.gap);
                     const StoredWeight w(p.pool, Dtype::bf16, s.OC, s.IC, s.gap);
                     set_gemm_engine(engine), set_f32_products(products);
-                    const std::vector<Tensor> got = p.run(w.stored, 32);
+                    const std::vector<Tensor> got = p.run(w.stored, unit);
                     const std::vector<Tensor> exact = p.oracle<double>(w.wide, as_it_is), naive = p.oracle<float>(w.wide, as_it_is);
                     const std::vector<Tensor> rounded = p.oracle<double>(w.wide, as_bf16);
                     set_f32_products(F32Products::fp32);
-                    const std::vector<Tensor> written = p.run(w.stored, 32);
+                    const std::vector<Tensor> written = p.run(w.stored, unit);
                     const double inp = left_over(p.inp, terms), dout = left_over(p.dout, terms);
                     const double not_made = terms == 2 ? left_over(p.inp, 1) * left_over(p.dout, 1) : 0;
                     const double left[] = {inp, dout, std::hypot(inp, dout, not_made)};
@@ -150,6 +157,40 @@ TEST_SUITE("matmul") {
                     }
                     CHECK(same_bits(got[3], written[3]));
                 }
+    }
+
+    TEST_CASE("linear by bf16 terms: the smallest are added first") {
+        if (!on_gpu()) return;
+        ProductsSettings settings;
+        // 256 pairs 1 + 2^-8 and -1: the first terms cancel, the second ones are 1 in all. In a group of 16 of its own a number whose
+        // neighbour is 1 away: it would swallow each group's 2^-5.
+        constexpr int64_t K = 528, width = 8;
+        const double large = 0x1p23;
+        auto x = [&](int64_t k) { return k == 512 ? large : k > 512 ? 0 : k % 2 == 0 ? 1 + 0x1p-8 : 1; };
+        auto sign = [](int64_t k) { return k < 512 && k % 2 != 0 ? -1.0 : 1.0; };
+        for (F32Products products : {F32Products::bf16x2, F32Products::bf16x3})
+            for (GemmEngine engine : engines()) {
+                INFO(static_cast<int>(products), " ", static_cast<int>(engine));
+                set_f32_products(products), set_gemm_engine(engine);
+                Pool pool;
+                Tensor row = pool.zeros(Dtype::f32, {1, K}), signs = pool.zeros(Dtype::bf16, {width, K});
+                Tensor columns = pool.zeros(Dtype::f32, {K, width}), column_signs = pool.zeros(Dtype::f32, {K, width});
+                for (int64_t k = 0; k < K; k++) {
+                    Pool::set(row, k, x(k));
+                    for (int64_t c = 0; c < width; c++) {
+                        Pool::set(signs, c * K + k, sign(k));
+                        Pool::set(columns, k * width + c, x(k)), Pool::set(column_signs, k * width + c, sign(k));
+                    }
+                }
+                Tensor out = pool.poison(Dtype::f32, {1, width}), dweight = pool.zeros(Dtype::f32, {width, width});
+                Tensor other = pool.zeros(Dtype::f32, {width, width});
+                gpu::linear_forward(out, row, signs, {}, test_stream());
+                gpu::linear_backward_weight(dweight, {}, column_signs, columns, 0, test_stream());
+                gpu::linear_backward_weight(other, {}, columns, column_signs, 0, test_stream());
+                test_stream().synchronize();
+                for (int64_t i = 0; i < width; i++) CHECK(Pool::get(out, i) == large + 1);
+                for (int64_t i = 0; i < width * width; i++) CHECK((Pool::get(dweight, i) == large + 1 && Pool::get(other, i) == large + 1));
+            }
     }
 
     TEST_CASE(

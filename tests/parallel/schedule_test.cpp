@@ -25,6 +25,9 @@ TEST_SUITE("schedule") {
                             case Op::acquire:
                                 held[part]++;
                                 break;
+                            case Op::fold:
+                                FAIL("one worker has nobody to fold with");
+                                break;
                             case Op::release:
                                 CHECK(--held[part] >= 0);
                                 break;
@@ -72,6 +75,20 @@ TEST_SUITE("schedule") {
                     CHECK(recomputed == (recompute ? (parts - 2) * micro_batches : 0));
                     CHECK(list.back().op == Op::optimizer);
                 }
+    }
+
+    TEST_CASE("schedule: each worker's share ends with commits that are its last, and is folded") {
+        int folds = 0, micro_batch = 0, last_commits = 0;
+        for (const Instruction& i : training_schedule(3, 8, false, 4)) {
+            if (i.op == Op::forward) micro_batch = i.micro_batch;
+            CHECK((i.op == Op::fold || i.op == Op::optimizer || micro_batch < 2 * (folds + 1)));
+            if (i.op == Op::commit) CHECK(i.last == (i.micro_batch % 2 == 1)), last_commits += i.last;
+            if (i.op != Op::fold) continue;
+            CHECK(i.worker == folds++);
+            CHECK(micro_batch == 2 * i.worker + 1);
+            CHECK(last_commits == 3 * folds);
+        }
+        CHECK(folds == 4);
     }
 
     TEST_CASE("schedule: evaluation goes forward only") {

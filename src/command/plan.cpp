@@ -8,6 +8,7 @@
 #include "src/command/commands.h"
 #include "src/command/parse.h"
 #include "src/command/run_memory.h"
+#include "src/command/run_output.h"
 #include "src/command/run_setup.h"
 #include "src/model/flops.h"
 #include "src/plan/memory.h"
@@ -336,7 +337,7 @@ int plan_command(int argc, char** argv) {
                     static_cast<long long>(c.n_kv_head), static_cast<long long>(c.head_size), static_cast<long long>(c.d_ff),
                     static_cast<long long>(c.vocab_size));
         std::printf("  %s parameters, %.3g FLOPs a token\n\n%s\n", with_commas(plan.memory->weights.table.count()).c_str(),
-                    plan.flops_per_token(), memory_text(*plan.memory).c_str());
+                    plan.flops_per_token(), (precision_table(*plan.memory) + "\n" + memory_text(*plan.memory)).c_str());
     }
     if (limit > 0) {
         const std::string text = fit_text(plan, limit, arguments, fit);

@@ -8,6 +8,9 @@
 
 namespace traincu {
 
+// What each class of weights is stored in and takes, and the activations.
+std::string precision_table(const RunMemory& memory);
+
 // Every option, the account of memory, and the sizes of model and data.
 std::string run_tables(const Options& options, const RunMemory& memory, const Loader& data);
 

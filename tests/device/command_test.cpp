@@ -104,17 +104,24 @@ TEST_SUITE("device command") {
         CHECK(run(folder, run_options + "--device cpu --max-steps 3 --resume auto --out r").code == 0);  // goes on in fp32
     }
 
-    TEST_CASE("device command: bf16 on a CPU and a run that does not fit are refused in one sentence") {
+    TEST_CASE("device command: what this device cannot do, and a run that does not fit, are refused in one sentence") {
         if (!on_gpu()) return;
         DeviceBinary binary;
         TempDir folder;
         make_corpus(folder, 60);
-        const Result narrow = run(folder, run_options + "--device cpu --precision bf16 --max-steps 1 --out r");
-        CHECK(narrow.code == 2);
-        CHECK(narrow.says("--precision bf16 needs a GPU"));
-        const Result moments = run(folder, run_options + "--device cpu --adam-moments bf16 --max-steps 1 --out r");
-        CHECK(moments.code == 2);
-        CHECK(moments.says("--adam-moments bf16 needs a GPU"));
+        const Result terms = run(folder, run_options + "--device cpu --precision layercast --fp32-products bf16x3 --max-steps 1 --out r");
+        CHECK(terms.code == 2);
+        CHECK(terms.says("and this run computes on the CPU"));
+        const Result mode = run(folder, run_options + "--device cuda --precision bf16 --fp32-products bf16x3 --max-steps 1 --out r");
+        CHECK(mode.code == 2);
+        CHECK(mode.says("a matter of --precision layercast"));
+        const Result halves = run(folder, run_options +
+                                              "--device cuda --precision layercast --precision-of fc=fp16 --fp32-products bf16x2 "
+                                              "--max-steps 1 --out r");
+        CHECK(halves.code == 2);
+        CHECK(halves.says("not all linear weights of this run are bf16"));
+        const Result library = run(folder, run_options + "--device cuda --gemm cublaslt --determinism batch --max-steps 1 --out r");
+        CHECK(library.code == 2);
         const Result engine = run(folder, run_options + "--device cuda --gemm onednn --max-steps 1 --out r");
         CHECK(engine.code == 2);
         CHECK(engine.says("oneDNN"));
@@ -122,6 +129,23 @@ TEST_SUITE("device command") {
         CHECK(large.code == 6);
         CHECK(large.says("--recompute"));
         CHECK(!fs::exists(folder / "r/step_0000000001"));
+    }
+
+    TEST_CASE("device command: LayerCast by bf16 terms trains to the losses of fp32, and its checkpoint goes on on the CPU") {
+        if (!on_gpu()) return;
+        DeviceBinary binary;
+        TempDir folder;
+        make_corpus(folder, 60);
+        auto val_loss = [&](const std::string& options) {
+            const Result result = run(folder, run_options + "--max-steps 3 --lr 1e-3 " + options);
+            REQUIRE(result.code == 0);
+            const std::string text = result.out.substr(result.out.rfind("val loss ") + 9);
+            return std::stod(text);
+        };
+        const double plain = val_loss("--device cuda --precision layercast --fp32-products fp32 --out plain");
+        CHECK(val_loss("--device cuda --precision layercast --fp32-products bf16x3 --out terms") == doctest::Approx(plain).epsilon(1e-4));
+        CHECK(val_loss("--device cpu --precision layercast --out host") == doctest::Approx(plain).epsilon(1e-4));
+        CHECK(run(folder, run_options + "--device cpu --precision bf16-sr --max-steps 5 --resume auto --out terms").code == 0);
     }
 }
 

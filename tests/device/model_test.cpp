@@ -187,6 +187,63 @@ TEST_SUITE("device model") {
         }
     }
 
+    TEST_CASE("device model: LayerCast computes, bit by bit, what f32 computes from the same weights; updates and saved masters too") {
+        OwnProduct own;
+        ModelConfig untied = gpt2_like();
+        untied.tie_embeddings = false;
+        for (const ModelConfig& config : {gpt2_like(), untied, qwen3_like()})
+            for (Dtype linear : {Dtype::bf16, Dtype::f16}) {
+                Precision precision = precision_named("layercast");
+                for (int c = 0; c < n_weight_classes; c++)
+                    if (is_linear(static_cast<WeightClass>(c))) precision.stored[static_cast<size_t>(c)] = linear;
+                auto model = [&](const Precision& p) {
+                    return std::make_unique<TinyModel>(config, p, 26, Recompute::none, 0, AdamwParams(), 0,
+                                                       Stream(test_device(), int64_t{8} << 20));
+                };
+                const auto cast = model(precision), wide = model(Dtype::f32);
+                MasterCopy master(cast->store.door, &cast->optimizer, cast->stream);
+                init_weights(master.tensor(), cast->store.table, 3);
+                master.upload();
+                auto hand_over = [&] {  // what the model sees of its weights, as f32 weights of the other
+                    MasterCopy seen(cast->store.door, nullptr, cast->stream), to(wide->store.door, nullptr, wide->stream);
+                    seen.download();
+                    std::memcpy(to.tensor().data, seen.tensor().data, static_cast<size_t>(seen.tensor().bytes()));
+                    to.upload();
+                };
+                const StepBatch batch = random_batch(2, 13, config.vocab_size, 2);
+                hand_over();
+                CHECK(cast->loss_and_gradients(batch) == wide->loss_and_gradients(batch));
+                CHECK(on_host(cast->gradients(), cast->stream) == on_host(wide->gradients(), wide->stream));
+                cast->train_step(batch, 1e-2, 1.0);
+                hand_over();
+                CHECK(cast->loss(batch) == wide->loss(batch));
+            }
+    }
+
+    TEST_CASE("device model: with units, and a tied head's gradients summed apart, the micro-batch split changes no bit") {
+        OwnProduct own;
+        ModelConfig biased = qwen3_like();
+        biased.attn_bias = BiasKind::relative, biased.position = PositionKind::none, biased.attn_sinks = true,
+        biased.attn_gate = GateKind::elementwise;
+        for (ModelConfig config : {gpt2_like(), qwen3_like(), biased})
+            for (Dtype type : on_gpu() ? std::vector{Dtype::f32, Dtype::bf16} : std::vector{Dtype::f32}) {
+                config.n_layer = 1;
+                auto step = [&](int64_t rows, int64_t unit) {
+                    TinyModel m(config, type, rows * 16, Recompute::none, 0, {}, unit, Stream(test_device(), int64_t{8} << 20), Dtype::f32,
+                                true);
+                    MasterCopy master(m.store.door, &m.optimizer, m.stream);
+                    init_weights(master.tensor(), m.store.table, 3);
+                    master.upload();
+                    const double loss = m.train_step(random_batch(4, 16, config.vocab_size, rows), 1e-3, 1.0);
+                    return std::pair{loss, on_host(m.gradients(), m.stream)};
+                };
+                const auto whole = step(4, 16);
+                CHECK(step(1, 16) == whole);
+                CHECK(step(2, 16) == whole);
+                CHECK(step(1, 0).second != step(4, 0).second);  // all rows of a call at once: then it would show
+            }
+    }
+
     TEST_CASE("device model: bf16 keeps masters in f32, and the model's weights are these, rounded") {
         if (!on_gpu()) return;
         const ModelConfig config = gpt2_like();

@@ -82,7 +82,10 @@ TEST_SUITE("schedule") {
         for (const Instruction& i : training_schedule(3, 8, false, 4)) {
             if (i.op == Op::forward) micro_batch = i.micro_batch;
             CHECK((i.op == Op::fold || i.op == Op::optimizer || micro_batch < 2 * (folds + 1)));
-            if (i.op == Op::commit) CHECK(i.last == (i.micro_batch % 2 == 1)), last_commits += i.last;
+            if (i.op == Op::commit) {
+                CHECK(i.last == (i.micro_batch % 2 == 1));
+                last_commits += i.last;
+            }
             if (i.op != Op::fold) continue;
             CHECK(i.worker == folds++);
             CHECK(micro_batch == 2 * i.worker + 1);

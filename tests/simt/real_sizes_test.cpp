@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "kernels/activation.h"
+#include "kernels/add.h"
 #include "kernels/attention.h"
 #include "kernels/classifier.h"
 #include "kernels/embedding.h"
@@ -107,6 +108,7 @@ void other_operations(const MadeUp& make, const Shapes& s, int64_t unit, Stream&
     const Tensor one = make.tensor(Dtype::f64, {1});
     sum(one, stat, stream);
     for (const Tensor& t : {make({T, s.Vp}), make.statistics({s.parameters})}) sum_squares(one, t, stream);
+    add(make.statistics({s.parameters}), make.statistics({s.parameters}), stream);
     zero(qkv, stream), zero(make({T, s.Vp}), stream);
     copy(make.view(T, C), x, stream);
     for (Dtype stored : {Dtype::bf16, Dtype::f16}) {

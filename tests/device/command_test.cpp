@@ -145,7 +145,7 @@ TEST_SUITE("device command") {
         const double plain = val_loss("--device cuda --precision layercast --fp32-products fp32 --out plain");
         CHECK(val_loss("--device cuda --precision layercast --fp32-products bf16x3 --out terms") == doctest::Approx(plain).epsilon(1e-4));
         CHECK(val_loss("--device cpu --precision layercast --out host") == doctest::Approx(plain).epsilon(1e-4));
-        CHECK(run(folder, run_options + "--device cpu --precision bf16-sr --max-steps 5 --resume auto --out terms").code == 0);
+        CHECK(run(folder, run_options + "--device cpu --precision bf16-sr --max-steps 5 --lr 1e-3 --resume auto --out terms").code == 0);
     }
 }
 

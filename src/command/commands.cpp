@@ -4,9 +4,16 @@ namespace traincu {
 
 const std::map<std::string, int (*)(int, char**)>& commands() {
     static const std::map<std::string, int (*)(int, char**)> table = {
-        {"tokenize", tokenize_command}, {"generate", generate_command}, {"eval", eval_command},
-        {"export", export_command},     {"inspect", inspect_command},   {"report", report_command},
-        {"plan", plan_command},         {"bench", bench_command},       {"verify-determinism", verify_determinism_command},
+        {"tokenize", tokenize_command},
+        {"generate", generate_command},
+        {"eval", eval_command},
+        {"export", export_command},
+        {"inspect", inspect_command},
+        {"report", report_command},
+        {"plan", plan_command},
+        {"bench", bench_command},
+        {"verify-determinism", verify_determinism_command},
+        {"compare-numerics", compare_numerics_command},
     };
     return table;
 }
@@ -17,6 +24,6 @@ const char* const examples =
     "  ./train --preset demo --data 'corpora/book_train_*.bin' --out runs/book          shards to a model\n"
     "  ./train generate --model runs/book --prompt 'Once upon a time'                   a model to text\n\n"
     "make demo does all three on real text. ./train --help lists every option; others: plan, eval, export, inspect, report, bench,\n"
-    "verify-determinism.\n";
+    "verify-determinism, compare-numerics.\n";
 
 }  // namespace traincu

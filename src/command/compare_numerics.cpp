@@ -245,8 +245,9 @@ struct Band {
         for (double v : values) sum += v;
         return sum / static_cast<double>(values.size());
     }
-    double smallest() const { return *std::min_element(values.begin(), values.end()); }
-    double largest() const { return *std::max_element(values.begin(), values.end()); }
+    // Where one is no number, neither are these.
+    double smallest() const { return std::isnan(mean()) ? mean() : *std::min_element(values.begin(), values.end()); }
+    double largest() const { return std::isnan(mean()) ? mean() : *std::max_element(values.begin(), values.end()); }
 };
 
 std::vector<Band> bands(const std::vector<Run>& runs, int64_t last) {

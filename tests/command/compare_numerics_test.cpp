@@ -118,6 +118,35 @@ TEST_SUITE("command line") {
         CHECK(validated);
     }
 
+    TEST_CASE("cli: compare-numerics: losses that differ a little, then more, and one that is no number") {
+        TempDir f;
+        make_corpus(f);
+        train(f, "a", "--precision fp32");
+        for (const char* name : {"close", "broken"}) fs::copy(f / "a", f / name, fs::copy_options::recursive);
+        auto edit = [&](const std::string& name, auto&& change) {
+            std::string line, text;
+            for (std::stringstream lines(read_file(f / (name + "/log.jsonl"))); std::getline(lines, line);) {
+                auto record = nlohmann::json::parse(line);
+                if (record.contains("loss")) change(record["step"].get<int64_t>(), record["loss"]);
+                text += record.dump() + "\n";
+            }
+            write_file(f / (name + "/log.jsonl"), text);
+        };
+        edit("close", [](int64_t step, nlohmann::json& loss) {
+            loss = loss.get<double>() * (step == 5 ? 1.0009 : step == 6 ? 0.9991 : step >= 8 ? 0.9989 : 1);
+        });
+        edit("broken", [](int64_t step, nlohmann::json& loss) {
+            if (step >= 7) loss = nullptr;
+        });
+        const auto json = compared(f, "a close broken --precisions fp32 --tokens 8");
+        CHECK(json["runs"][1]["first_other_step"] == 5);
+        CHECK(json["runs"][1]["first_far_step"] == 8);
+        CHECK(json["runs"][2]["first_other_step"] == 7);
+        CHECK(json["runs"][2]["first_far_step"] == 7);
+        for (const char* figure : {"mean", "smallest", "largest", "spread"}) CHECK(json["bands"][0][figure].is_null());
+        CHECK(compared(f, "broken broken --precisions fp32 --tokens 8")["runs"][1]["first_other_step"].is_null());
+    }
+
     TEST_CASE("cli: compare-numerics: mistakes") {
         TempDir f;
         make_corpus(f);

@@ -36,7 +36,7 @@ TEST_SUITE("command line") {
         CHECK(bf16["precision"] == "bf16");
         REQUIRE(fp32["original_weights"]["layers"].size() == 4);  // embedding, two blocks, head
         for (size_t i = 0; i < 4; i++)
-            for (const char* what : {"activations", "gradients"}) {
+            for (const std::string what : {"activations", "gradients"}) {
                 CAPTURE(i);
                 CAPTURE(what);
                 auto error = [&](const nlohmann::json& precision, const char* weights) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tables of the experiments, from the logs and evaluations that their scripts left. Called by gated_attention.sh and flashbias.sh."""
+"""Tables of the experiments, from the logs and evaluations that their scripts left. Called by gated_attention.sh, flashbias.sh and layercast.sh."""
 import argparse
 import json
 import math
@@ -112,9 +112,38 @@ def flashbias(out, args):
         row(name, open(os.path.join(runs[0], "added")).read().strip(), *cells)
 
 
+def layercast(out, args):
+    run = lambda arm, seed, c: os.path.join(out, f"{arm}-seed{seed}-c{c}")
+    seeds, circumstances = args.seeds.split(), args.circumstances.split()
+    print("## Losses of runs that differ in circumstances alone\n")
+    print(f"Held-out loss at the end, nats per byte. Spread over circumstances: the largest less the smallest of {len(circumstances)} runs of a seed, and the same of the\n"
+          "last step's training loss: mean over seeds (each seed). First other step: the first one whose loss is not that of circumstance 0 to the last bit,\n"
+          "and the first that is 1e-3 of it away; the smallest over seeds and circumstances. Spread over seeds: of circumstance 0, for comparison.\n")
+    head("precision", "held-out loss", "spread over circumstances", "of the last training loss", "first other step", "first 1e-3 away", "spread over seeds")
+
+    def spreads(values):
+        return f"{statistics.mean(values):.1e} ({', '.join(f'{v:.1e}' for v in values)})"
+
+    for arm in args.arms.split():
+        of_val, of_train, exact, far, firsts = [], [], [], [], []
+        for seed in seeds:
+            found = [losses(run(arm, seed, c)) for c in circumstances]
+            ends = [val[-1] for _, val in found]
+            of_val.append(max(ends) - min(ends))
+            of_train.append(max(steps[-1] for steps, _ in found) - min(steps[-1] for steps, _ in found))
+            firsts.append(ends[0])
+            for steps, _ in found[1:]:
+                pairs = list(zip(found[0][0], steps))
+                exact.append(next((i + 1 for i, (a, b) in enumerate(pairs) if a != b), None))
+                far.append(next((i + 1 for i, (a, b) in enumerate(pairs) if abs(a - b) > 1e-3 * abs(a)), None))
+        least = lambda steps: min((s for s in steps if s), default="none")
+        row(arm, f"{statistics.mean(firsts):.4f}", spreads(of_val), spreads(of_train), least(exact), least(far),
+            f"{max(firsts) - min(firsts):.1e}" if len(firsts) > 1 else "-")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("which", choices=("gated", "flashbias"))
+    parser.add_argument("which", choices=("gated", "flashbias", "layercast"))
     parser.add_argument("out")
     parser.add_argument("--seeds", default="1 2 3")
     parser.add_argument("--ladder", default="")
@@ -123,8 +152,9 @@ def main():
     parser.add_argument("--arms", default="")
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--longer", type=int, default=512)
+    parser.add_argument("--circumstances", default="")
     args = parser.parse_args()
-    gated(args.out, args) if args.which == "gated" else flashbias(args.out, args)
+    {"gated": gated, "flashbias": flashbias, "layercast": layercast}[args.which](args.out, args)
 
 
 if __name__ == "__main__":

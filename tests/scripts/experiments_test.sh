@@ -7,7 +7,7 @@ command -v python3 > /dev/null || { skip "experiments" "python3 is not installed
 mkdir "$tmp/tree"
 cp -R "$repo/scripts" "$tmp/tree/scripts"
 cd "$tmp/tree" || exit 1
-for name in gated_attention flashbias; do
+for name in gated_attention flashbias layercast; do
     run sh scripts/experiments/$name.sh;       expect "experiments: $name says so when ./train is not built" 2 "not built yet"
 done
 
@@ -74,4 +74,16 @@ for arm in learned factors8 file spatial; do
 done
 holds "experiments: ALiBi's matrix is two factors" grep -q "alibi.safetensors: rank 2 keeps at least 100.0000 %" runs/experiments/flashbias_test/file-seed1.txt
 holds "experiments: every arm is its option" [ "$(grep -c -e '--attn-bias \(alibi\|relative\|factors:8\|file:[^ ]*\|spatial:[^ ]*\) ' calls.txt)" -eq 5 ]
+# ---- precisions
+: > calls.txt
+run env TEXT=text.txt sh scripts/experiments/layercast.sh test
+expect "experiments: layercast runs" 0 "^| layercast | [0-9.]* | [0-9.e-]* ([0-9.e-]*) |" "^| bf16-sr | [0-9.]* |"
+holds "experiments: other micro-batches are other losses, in bf16 more than in fp32" python3 - runs/experiments/layercast_test/table.md <<'END'
+import sys
+spread = {line.split("|")[1].strip(): float(line.split("|")[3].split("(")[0]) for line in open(sys.argv[1]) if line.startswith("| ") and "(" in line.split("|")[3]}
+sys.exit(not (0 < spread["fp32"] < spread["bf16"] / 10 and spread["layercast"] < spread["bf16"] / 10))
+END
+: > calls.txt
+run env TEXT=text.txt sh scripts/experiments/layercast.sh test
+holds "experiments: nothing of layercast is trained twice" [ "$(grep -vc '^report' calls.txt)" -eq 0 ]
 finish

@@ -89,7 +89,7 @@ device_test_obj = $(patsubst %,$(BUILD)/%.o,$(wildcard tests/kernels/*_test.cpp 
 simt_obj        = $(patsubst %,$(BUILD)/simt/%.o,$(wildcard tests/simt/*.cpp) $(cublaslt)) $(patsubst %,$(BUILD)/simt/%.o,$(cuda_src) $(wildcard tests/simt/*/*.cu kernels/ladder/*.cu))
 TRAIN      ?= train#        the executable's name
 
-.PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench cuda cuda-report cuda-check format clean FORCE
+.PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench error_ladder cuda cuda-report cuda-check format clean FORCE
 all: found $(TRAIN)
 
 found:
@@ -227,8 +227,8 @@ bench: all $(BUILD)/gemm_bench
 $(BUILD)/gemm_bench: $(BUILD)/tests/bench/gemm_bench.cpp.o $(BUILD)/kernels/gemm_cpu.cpp.o $(BUILD)/kernels/gemm_onednn.cpp.o $(BUILD)/src/plan/fma_peak.cpp.o $(BUILD)/src/base/error.cpp.o
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
-tokenizer_bench: $(BUILD)/tokenizer_bench
-$(BUILD)/tokenizer_bench: $(BUILD)/tests/bench/tokenizer_bench.cpp.o $(objects)
+tokenizer_bench error_ladder: %: $(BUILD)/%
+$(BUILD)/tokenizer_bench $(BUILD)/error_ladder: $(BUILD)/%: $(BUILD)/tests/bench/%.cpp.o $(objects)
 	@echo "link      $@"
 	@$(CXX) $(CXXFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/tests/bench/%.cpp.o: OPTIMIZE = -O3

@@ -119,7 +119,7 @@ void restore(Run& run) {
                 run.directory.path.c_str());
     WeightStore& weights = run.memory->weights;
     nlohmann::ordered_json facts = {{"parameters", weights.table.count()},
-                                    {"gemm_engine", gemm_engine_name(run.stream.device())},
+                                    {"gemm_engine", gemm_engine_name(run.stream.device(), weights.dtype)},
                                     {"threads", run.threads},
                                     {"machine", run.machine}};
     facts["memory"] = memory_json(run.memory->arenas());

@@ -60,7 +60,7 @@ double measure_matmul_peak(Stream& stream, Dtype dtype) {
 
 Ceiling measure_ceiling(Stream& stream, Dtype dtype, int threads) {
     const double measured = measure_matmul_peak(stream, dtype);
-    const std::string products = "matrix products by " + gemm_engine_name(stream.device());
+    const std::string products = "matrix products by " + gemm_engine_name(stream.device(), dtype);
     if (!stream.on_gpu()) return {measured, format("%d threads, %s: %.0f GFLOP/s measured", threads, products.c_str(), measured / 1e9)};
     const gpu::DeviceInfo& device = gpu::device_info();
     const double known = gpu_peak(device.name, dtype);

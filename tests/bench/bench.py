@@ -78,6 +78,23 @@ def demo(args, folder):
     return max(rows, key=lambda r: r["tok_per_s"])
 
 
+def numbers(args, folder):
+    """A GPT-2 shape of width 384, 8 x 256 tokens in 8 micro-batches, in each precision and at each level of determinism: milliseconds a step."""
+    shard = Path(folder) / "numbers_train.bin"
+    random_shard(shard, 8192, 40000)
+    ways = {"fp32": [], "bf16": ["--precision", "bf16"], "layercast": ["--precision", "layercast"],
+            "layercast, split masters": ["--precision", "layercast", "--master-weights", "split"], "bf16-sr": ["--precision", "bf16-sr"],
+            "fp32, --determinism batch": ["--determinism", "batch"], "fp32, --determinism ranks": ["--determinism", "ranks"]}
+    best, engines = {}, {}
+    for _ in range(args.rounds):
+        for name, options in ways.items():
+            row = train(folder, "numbers", "--n-layer", 4, "--n-head", 6, "--d-model", 384, "--vocab-size", 8192, "-t", 256, "-b", 1,
+                        "--total-batch-tokens", 2048, "-x", 8, "--data", shard, *options)
+            best[name] = min(best.get(name, 1e9), row["ms"])
+            engines[name] = row["gemm_engine"]
+    return {"ms": {k: round(v, 1) for k, v in best.items()}, "gemm_engine": engines}
+
+
 def gemm(args):
     """The gemm_bench table: own product as a fraction of the multiply-add peak measured in the same rounds, and beside oneDNN."""
     text = run([ROOT / "build/gemm_bench"], env={"OMP_WAIT_POLICY": "passive"})
@@ -101,7 +118,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", help="JSON file (default: tests/bench/results/cpu_DATE.json)")
-    parser.add_argument("--only", default="demo,gpt2_124m,gemm", help="parts to measure; the others are kept from the file, if it is there")
+    parser.add_argument("--only", default="demo,gpt2_124m,numbers,gemm", help="parts to measure; the others are kept from the file, if it is there")
     args = parser.parse_args()
     only = args.only.split(",")
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -110,7 +127,7 @@ def main():
     result |= {"date": datetime.date.today().isoformat(), "cpu": model[1] if model else "unknown", "threads": args.threads,
                "build": run([ROOT / "train", "--version"])}
     with tempfile.TemporaryDirectory() as folder:
-        for part in (demo, gpt2_124m):
+        for part in (demo, gpt2_124m, numbers):
             if part.__name__ in only:
                 result[part.__name__] = part(args, folder)
     if "gemm" in only:
@@ -128,6 +145,8 @@ def main():
         print(f"demo model: {result['demo']['tok_per_s']:,.0f} tokens/s, {100 * result['demo']['gemm_fraction']:.0f} % of a step in matrix products")
     for name, ms in result.get("gpt2_124m", {}).get("ms", {}).items():
         print(f"GPT-2 124M, 4 x 64, fp32: {name:20s} {ms:8.1f} ms/step   {ms / result['gpt2_124m']['ms']['ours']:5.2f} x ours")
+    for name, ms in result.get("numbers", {}).get("ms", {}).items():
+        print(f"8 x 256 tokens, width 384: {name:28s} {ms:8.1f} ms/step   {ms / result['numbers']['ms']['fp32']:5.2f} x fp32")
     print(out)
 
 

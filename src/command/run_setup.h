@@ -41,7 +41,7 @@ inline bool sums_by_units(const Options& o) { return o.determinism == "batch" ||
 // --determinism comes into force on the stream's device. Error(usage) where an option has no way to keep the promise.
 void choose_determinism(Options& o, const Stream& stream);
 
-// --fp32-products comes into force; auto becomes what is known to be fastest on the stream's device. Error(usage) where it cannot be.
+// --fp32-products comes into force; auto becomes fp32. Error(usage) where it cannot be.
 void choose_products(Options& o, const Stream& stream);
 
 // Readings of the GPU that is computed on. Notes on stderr where someone else computes on it too.

@@ -231,8 +231,7 @@ const std::vector<OptionRow>& option_table() {
          "",
          &O::fp32_products,
          "how a GPU multiplies fp32 activations by 16-bit weights (layercast): fp32, or on tensor cores as two or three terms of bf16; "
-         "auto: "
-         "bf16x3 on GPUs of data centres, else fp32",
+         "auto: fp32",
          {"auto", "fp32", "bf16x2", "bf16x3"},
          0,
          0,

@@ -6,6 +6,7 @@
 
 #include "src/base/dtype.h"
 #include "src/checkpoint/safetensors.h"
+#include "src/config/model_options.h"
 #include "src/model/low_rank.h"
 #include "src/model/transformer.h"
 

@@ -58,7 +58,7 @@ ModelOptions training_options(const Options& o) {
     options.config = model_config(o), options.max_tokens = o.batch_size * o.seq_len, options.z_loss = o.z_loss,
     options.recompute = recompute_named(o.recompute), options.deterministic = o.determinism != "off";
     const Precision precision = precision_of(o);
-    if (sums_by_units(o)) options.unit_rows = 256;
+    if (sums_by_units(o)) options.unit_rows = unit_tokens;
     options.dtype = precision.compute, options.wide_head = precision.wide_head();
     // On a GPU many rows together: each chunk of the head reads and writes the gradient of the whole table.
     if (options.dtype == Dtype::bf16) options.logits_bytes = int64_t{2} << 30;

@@ -6,7 +6,8 @@
 
 #include "src/checkpoint/formats.h"
 #include "src/command/attention_bias.h"
-#include "src/config/options.h"
+#include "src/config/batch_options.h"
+#include "src/config/model_options.h"
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/device/stream.h"
@@ -36,8 +37,6 @@ int use_processor(const Options& o);
 // cuda. precision: auto becomes bf16 on a GPU and fp32 on a CPU. Error(usage) where what is asked for is not there.
 Stream open_stream(const std::string& device, std::string& precision);
 
-// --determinism batch and ranks: sums over tokens go by units of 256 rows, a tied head's gradients are summed apart.
-inline bool sums_by_units(const Options& o) { return o.determinism == "batch" || o.determinism == "ranks"; }
 // --determinism comes into force on the stream's device. Error(usage) where an option has no way to keep the promise.
 void choose_determinism(Options& o, const Stream& stream);
 

@@ -1,331 +1,17 @@
 #include "src/config/options.h"
 
-#include <charconv>
 #include <cmath>
 #include <fstream>
-#include <limits>
 #include <map>
-#include <numeric>
 
 #include <CLI/CLI.hpp>
 
-#include "src/base/integers.h"
+#include "src/base/error.h"
+#include "src/base/parse_number.h"
 
 namespace traincu {
 
 using Json = nlohmann::ordered_json;
-
-const std::vector<OptionRow>& option_table() {
-    using O = Options;
-    constexpr auto same = OptionRow::Resume::same;
-    constexpr auto free = OptionRow::Resume::free;
-    constexpr double inf = std::numeric_limits<double>::infinity(), big = 1e15;
-    static const std::vector<OptionRow> table = {
-        {"model", "preset", "", &O::preset, "a named set of options; ./train --preset list shows them all", {}, 0, 0, free},
-        {"model",
-         "model",
-         "e",
-         &O::model,
-         "start from these weights: a run, a checkpoint, a folder from Hugging Face, or llm.c's .bin",
-         {},
-         0,
-         0,
-         free},
-        {"model", "from-scratch", "", &O::from_scratch, "take only the shape of --model; the weights come from the seed", {}, 0, 1, free},
-        {"model", "n-layer", "", &O::n_layer, "transformer blocks", {}, 1, 1000, same},
-        {"model", "n-head", "", &O::n_head, "query heads", {}, 1, 1024, same},
-        {"model", "n-kv-head", "", &O::n_kv_head, "key and value heads (grouped-query attention); 0 = n-head", {}, 0, 1024, same},
-        {"model", "d-model", "", &O::d_model, "width of the residual stream", {}, 1, 1 << 20, same},
-        {"model",
-         "d-ff",
-         "",
-         &O::d_ff,
-         "width of the feed-forward layer; 0 = 4 x d-model (gelu), 8/3 x d-model (swiglu)",
-         {},
-         0,
-         1 << 22,
-         same},
-        {"model", "head-size", "", &O::head_size, "width of a head; 0 = d-model / n-head", {}, 0, 4096, same},
-        {"model", "vocab-size", "", &O::vocab_size, "tokens in the vocabulary; 0 = what the shards say", {}, 0, 1 << 24, same},
-        {"model",
-         "max-seq-len",
-         "",
-         &O::max_seq_len,
-         "rows of the learned position table: the longest context; 0 = seq-len",
-         {},
-         0,
-         1 << 24,
-         same},
-        {"model", "norm", "", &O::norm, "normalisation", {"layernorm", "rmsnorm"}, 0, 0, same},
-        {"model", "position", "", &O::position, "position encoding", {"learned", "rope", "none"}, 0, 0, same},
-        {"model", "mlp", "", &O::mlp, "feed-forward activation", {"gelu", "swiglu"}, 0, 0, same},
-        {"model", "bias", "", &O::bias, "biases in linear layers and layernorms", {}, 0, 1, same},
-        {"model", "qkv-bias", "", &O::qkv_bias, "biases of queries, keys and values alone (Qwen2)", {}, 0, 1, same},
-        {"model", "qk-norm", "", &O::qk_norm, "RMSNorm of every query and key head", {}, 0, 1, same},
-        {"model", "tie-embeddings", "", &O::tie_embeddings, "the LM head shares the embedding table", {}, 0, 1, same},
-        {"model", "rope-theta", "", &O::rope_theta, "base of the rotary wavelengths", {}, 1, big, same},
-        {"model",
-         "rope-scaling",
-         "",
-         &O::rope_scaling,
-         "stretch long rotary wavelengths: none, or llama3:FACTOR:LOW:HIGH:ORIGINAL (Llama 3.2: llama3:32:1:4:8192)",
-         {},
-         0,
-         0,
-         same},
-        {"model", "norm-eps", "", &O::norm_eps, "added to the variance in norms", {}, 0, 1, same},
-        {"model",
-         "attn-gate",
-         "",
-         &O::attn_gate,
-         "a sigmoid gate on attention's output: one number for each head, or for each element",
-         {"none", "headwise", "elementwise"},
-         0,
-         0,
-         same},
-        {"model",
-         "attn-bias",
-         "",
-         &O::attn_bias,
-         "added to attention's scores: none, alibi, relative (a table by distance), factors:R (trained, of rank R), file:PATH (a matrix, "
-         "as factors), spatial:PATH (distances of coordinates), fixed:R (the factors that the model or checkpoint brings)",
-         {},
-         0,
-         0,
-         same},
-        {"model",
-         "attn-bias-energy",
-         "",
-         &O::attn_bias_energy,
-         "the share of a file's bias that its factors keep, in every layer and head",
-         {},
-         0,
-         1,
-         free},
-        {"model", "window", "", &O::window, "tokens that a token sees, itself included; none: all before it", {}, 0, 0, same},
-        {"model", "attn-softcap", "", &O::attn_softcap, "bound of attention's scores, by tanh; 0 = none", {}, 0, 1e6, same},
-        {"model", "attn-sinks", "", &O::attn_sinks, "a learned number for each head in attention's softmax", {}, 0, 1, same},
-        {"data", "data", "i", &O::data, "training shards: files, globs in quotes, or a folder, separated by commas", {}, 0, 0, free},
-        {"data", "val-data", "j", &O::val_data, "validation shards", {}, 0, 0, free},
-        {"data",
-         "tokenizer",
-         "",
-         &O::tokenizer,
-         "the vocabulary of the shards, where they do not say: bytes, a tokenizer.json, or a folder that holds one",
-         {},
-         0,
-         0,
-         free},
-        {"data",
-         "hellaswag",
-         "",
-         &O::hellaswag,
-         "a multiple-choice set (llm.c's hellaswag_val.bin), scored with every validation",
-         {},
-         0,
-         0,
-         free},
-        {"data",
-         "packing",
-         "",
-         &O::packing,
-         "stream: windows cut from the token stream; documents: whole documents packed, attention inside each",
-         {"stream", "documents"},
-         0,
-         0,
-         same},
-        {"data", "shuffle", "", &O::shuffle, "shuffle shards and the windows in them, anew each epoch", {}, 0, 1, same},
-        {"data", "seed", "", &O::seed, "of initial weights, data order and samples", {}, 0, big, same},
-        {"data",
-         "allow-data-change",
-         "",
-         &O::allow_data_change,
-         "resume even if the shards are not those of the checkpoint",
-         {},
-         0,
-         1,
-         free},
-        {"batch", "batch-size", "b", &O::batch_size, "rows of seq-len tokens in a micro-batch", {}, 1, 1 << 20, free},
-        {"batch", "seq-len", "t", &O::seq_len, "tokens in a row: the context", {}, 1, 1 << 24, same},
-        {"batch",
-         "total-batch-tokens",
-         "d",
-         &O::total_batch_tokens,
-         "tokens of an optimizer step, in micro-batches; 0 = one micro-batch",
-         {},
-         0,
-         big,
-         same},
-        {"batch", "max-steps", "x", &O::max_steps, "optimizer steps to train", {}, 1, big, free},
-        {"batch",
-         "overfit-batch",
-         "",
-         &O::overfit_batch,
-         "train on the first batch only: the loss must go to zero (a check of the engine)",
-         {},
-         0,
-         1,
-         same},
-        {"optimizer", "lr", "l", &O::lr, "peak learning rate of AdamW", {}, 0, 10, same},
-        {"optimizer", "min-lr-fraction", "q", &O::min_lr_fraction, "final learning rate as a fraction of the peak", {}, 0, 1, same},
-        {"optimizer", "warmup-steps", "u", &O::warmup_steps, "steps of linear warmup", {}, 0, big, same},
-        {"optimizer", "lr-schedule", "k", &O::lr_schedule, "shape after the warmup", {"cosine", "linear", "wsd", "constant"}, 0, 0, same},
-        {"optimizer", "decay-fraction", "", &O::decay_fraction, "wsd: the share of the steps in which it decays", {}, 0, 1, same},
-        {"optimizer", "weight-decay", "c", &O::weight_decay, "decoupled weight decay, on matrices only", {}, 0, 10, same},
-        {"optimizer", "beta1", "", &O::beta1, "decay of AdamW's first moment", {}, 0, 0.99999999, same},
-        {"optimizer", "beta2", "", &O::beta2, "decay of AdamW's second moment", {}, 0, 0.99999999, same},
-        {"optimizer", "adam-eps", "", &O::adam_eps, "AdamW's epsilon", {}, 0, 1, same},
-        {"optimizer", "grad-clip", "", &O::grad_clip, "largest global gradient norm; 0 = no clipping", {}, 0, inf, same},
-        {"optimizer", "z-loss", "", &O::z_loss, "weight of the z-loss (log-sum-exp squared)", {}, 0, 1, same},
-        {"optimizer",
-         "skip-zscore",
-         "",
-         &O::skip_zscore,
-         "skip an update whose loss or gradient norm is this many standard deviations above the last 128; 0 = never",
-         {},
-         0,
-         inf,
-         same},
-        {"numbers",
-         "device",
-         "",
-         &O::device,
-         "where to compute; auto: on a GPU if one can be used (CUDA_VISIBLE_DEVICES says which)",
-         {"auto", "cpu", "cuda"},
-         0,
-         0,
-         free},
-        {"numbers",
-         "precision",
-         "",
-         &O::precision,
-         "fp32; bf16: weights and activations, with master weights in fp32; layercast: weights in bf16, widened where they are used, all "
-         "else "
-         "fp32; bf16-sr: bf16 with stochastic rounding and no masters; auto: bf16 on a GPU, fp32 on a CPU",
-         {"auto", "fp32", "bf16", "layercast", "bf16-sr"},
-         0,
-         0,
-         free},
-        {"numbers",
-         "precision-of",
-         "",
-         &O::precision_of,
-         "what classes of weights are stored in, where not as --precision says: lm_head=fp32,linear=fp16; classes: embedding, lm_head, "
-         "linear "
-         "(qkv, attention_out, fc, mlp_out), norm, bias, scores; types: fp32, bf16, fp16",
-         {},
-         0,
-         0,
-         free},
-        {"numbers",
-         "master-weights",
-         "",
-         &O::master_weights,
-         "beside weights of 16 bits: fp32, 4 bytes; split: the lower half of an fp32 whose upper half the weight is, 2 bytes",
-         {"fp32", "split"},
-         0,
-         0,
-         free},
-        {"numbers",
-         "fp32-products",
-         "",
-         &O::fp32_products,
-         "how a GPU multiplies fp32 activations by 16-bit weights (layercast): fp32, or on tensor cores as two or three terms of bf16; "
-         "auto: fp32",
-         {"auto", "fp32", "bf16x2", "bf16x3"},
-         0,
-         0,
-         free},
-        {"numbers",
-         "adam-moments",
-         "",
-         &O::adam_moments,
-         "type of AdamW's moments; bf16 halves their memory, with stochastic rounding",
-         {"fp32", "bf16"},
-         0,
-         0,
-         same},
-        {"numbers",
-         "recompute",
-         "r",
-         &O::recompute,
-         "activations computed again in the backward instead of kept, by half of a block; auto: the least that fits in the device's memory",
-         {"none", "mlp", "attention", "block", "auto"},
-         0,
-         0,
-         free},
-        {"numbers",
-         "gemm",
-         "",
-         &O::gemm,
-         "matrix products: our own, or a library's (onednn on a CPU, cublaslt on a GPU); auto: the library where it is built in and its "
-         "bits repeat",
-         {"auto", "own", "onednn", "cublaslt"},
-         0,
-         0,
-         free},
-        {"numbers",
-         "attention-kernel",
-         "",
-         &O::attention_kernel,
-         "simple: plain loops; tiled: tiles in registers; hopper: TMA and wgmma (H100, H200); auto: the fastest that is proven here",
-         {"auto", "simple", "tiled", "hopper"},
-         0,
-         0,
-         free},
-        {"numbers",
-         "determinism",
-         "",
-         &O::determinism,
-         "what may not change a bit. run: a repetition, a resumed run; batch: also how a step is split into micro-batches; ranks: also how "
-         "many "
-         "ranks share it out (1, 2, 4 or 8); off: a GPU may sum attention's gradients in any order, which is faster",
-         {"off", "run", "batch", "ranks"},
-         0,
-         0,
-         free},
-        {"numbers", "threads", "", &O::threads, "CPU threads; 0 = the cores this process may use", {}, 0, 4096, free},
-        {"run", "config", "", &O::config, "repeat a run: take every option from its run.json (flags given beside it win)", {}, 0, 0, free},
-        {"run", "out", "o", &O::out, "run directory: run.json, log.jsonl, checkpoints, report.html", {}, 0, 0, free},
-        {"run", "checkpoint-every", "n", &O::checkpoint_every, "steps between checkpoints; 0 = only at the end", {}, 0, big, free},
-        {"run", "keep", "", &O::keep, "newest checkpoints to keep (at least 2); 0 = all", {}, 0, 1 << 30, free},
-        {"run",
-         "resume",
-         "y",
-         &O::resume,
-         "auto: continue from the newest good checkpoint in --out; never: start anew; or a checkpoint directory",
-         {},
-         0,
-         0,
-         free},
-        {"run",
-         "val-every",
-         "v",
-         &O::val_every,
-         "steps between validations (one at the end in any case); 0 = only at the end",
-         {},
-         0,
-         big,
-         free},
-        {"run", "val-tokens", "", &O::val_tokens, "tokens of a validation; 0 = all of val-data", {}, 0, big, free},
-        {"run", "hellaswag-examples", "", &O::hellaswag_examples, "examples to score in a validation; 0 = all", {}, 0, big, free},
-        {"run", "sample-every", "s", &O::sample_every, "steps between samples of generated text; 0 = only at the end", {}, 0, big, free},
-        {"run", "sample-tokens", "", &O::sample_tokens, "tokens of a sample", {}, 1, 1 << 20, free},
-        {"run", "prompt", "", &O::prompt, "text that samples begin with", {}, 0, 0, free},
-        {"run", "max-minutes", "", &O::max_minutes, "stop after this time: save, exit 75; 0 = no limit", {}, 0, inf, free},
-        {"run", "tensorboard", "", &O::tensorboard, "also write TensorBoard's event files, to OUT/tensorboard", {}, 0, 1, free},
-        {"run",
-         "baselines",
-         "",
-         &O::baselines,
-         "JSON file of other figures for this corpus in nats per byte, shown in the report",
-         {},
-         0,
-         0,
-         free},
-    };
-    return table;
-}
 
 namespace {
 
@@ -348,14 +34,6 @@ std::string number_text(double value) {
 std::string range_text(const OptionRow& row, const char* kind) {
     if (std::isinf(row.high)) return format("%s of at least %s", kind, number_text(row.low).c_str());
     return format("%s from %s to %s", kind, number_text(row.low).c_str(), number_text(row.high).c_str());
-}
-
-// The whole text must be a number: "12x", "", "nan" and "0x10" are refused.
-template <class T>
-bool parse_whole(const std::string& text, T& value) {
-    const char* end = text.data() + text.size();
-    auto [stop, error] = std::from_chars(text.data(), end, value);
-    return error == std::errc() && stop == end && !text.empty();
 }
 
 void set_text(Options& options, const OptionRow& row, const std::string& text, const std::string& origin) {
@@ -382,13 +60,6 @@ void set_text(Options& options, const OptionRow& row, const std::string& text, c
         if (!on && !off) refuse(origin, row, text, "0 or 1 (or stand alone)");
         options.*std::get<bool Options::*>(row.field) = on;
     }
-}
-
-// A JSON value as the text that a flag would carry, so that both go through the same checks.
-std::string flag_text(const Json& value) {
-    if (value.is_string()) return value.get<std::string>();
-    if (value.is_boolean()) return value.get<bool>() ? "1" : "0";
-    return value.dump();
 }
 
 Json read_config(const std::string& path) {
@@ -505,6 +176,12 @@ Options parse_options(int argc, char** argv) {
     return options;
 }
 
+std::string flag_text(const Json& value) {
+    if (value.is_string()) return value.get<std::string>();
+    if (value.is_boolean()) return value.get<bool>() ? "1" : "0";
+    return value.dump();
+}
+
 Json options_to_json(const Options& options) {
     Json values = Json::object();
     for (const OptionRow& row : option_table()) std::visit([&](auto field) { values[row.name] = options.*field; }, row.field);
@@ -534,128 +211,6 @@ std::vector<OptionText> options_as_text(const Options& options) {
         rows.push_back({row.group, row.name, std::visit(text, row.field)});
     }
     return rows;
-}
-
-// --window as a number; 0: none.
-static int64_t window_of(const std::string& text) {
-    int64_t window = 0;
-    if (text == "none") return window;
-    if (parse_whole(text, window) && window >= 1 && window <= 1 << 28) return window;
-    throw Error(ExitCode::usage, "--window '" + text + "': a token sees at least itself",
-                "give the number of tokens, from 1 to 2^28, or none for all before it");
-}
-
-ModelConfig model_config(const Options& o) {
-    if (o.n_head > 0 && o.head_size == 0 && o.d_model % o.n_head != 0)
-        throw Error(
-            ExitCode::usage,
-            format("--n-head %lld does not divide --d-model %lld", static_cast<long long>(o.n_head), static_cast<long long>(o.d_model)),
-            "choose a divisor, or give --head-size");
-    ModelConfig c;
-    c.n_layer = o.n_layer, c.n_head = o.n_head, c.n_kv_head = o.n_kv_head ? o.n_kv_head : o.n_head, c.d_model = o.d_model;
-    c.head_size = o.head_size ? o.head_size : o.d_model / o.n_head;
-    c.mlp = o.mlp == "swiglu" ? MlpKind::swiglu : MlpKind::gelu;
-    c.d_ff = o.d_ff ? o.d_ff : c.mlp == MlpKind::swiglu ? (o.d_model * 8 / 3 + 63) / 64 * 64 : 4 * o.d_model;
-    c.vocab_size = o.vocab_size, c.max_seq_len = o.max_seq_len ? o.max_seq_len : o.seq_len;
-    c.norm = o.norm == "rmsnorm" ? NormKind::rmsnorm : NormKind::layernorm;
-    c.position = o.position == "rope" ? PositionKind::rope : o.position == "none" ? PositionKind::none : PositionKind::learned;
-    c.bias = o.bias, c.qkv_bias = o.qkv_bias, c.qk_norm = o.qk_norm, c.tie_embeddings = o.tie_embeddings;
-    c.rope_theta = o.rope_theta, c.rope_scaling = RopeScaling::parse(o.rope_scaling), c.norm_eps = o.norm_eps;
-    c.attn_gate = o.attn_gate == "headwise" ? GateKind::headwise : o.attn_gate == "elementwise" ? GateKind::elementwise : GateKind::none;
-    const BiasOption bias = parse_attn_bias(o.attn_bias);
-    c.attn_bias = bias.kind == "alibi"      ? BiasKind::alibi
-                  : bias.kind == "relative" ? BiasKind::relative
-                  : bias.kind == "factors"  ? BiasKind::factors
-                  : bias.kind == "none"     ? BiasKind::none
-                                            : BiasKind::fixed;
-    // of a file the rank is known once it was read: src/command/fixed_bias.h
-    if (bias.kind == "factors" || bias.kind == "fixed") c.bias_rank = std::stoll(bias.value);
-    c.window = window_of(o.window), c.attn_softcap = o.attn_softcap, c.attn_sinks = o.attn_sinks;
-    c.check();
-    c.check_context(o.seq_len, "--seq-len");
-    return c;
-}
-
-BiasOption parse_attn_bias(const std::string& text) {
-    const size_t colon = text.find(':');
-    const BiasOption bias{text.substr(0, colon), colon == std::string::npos ? "" : text.substr(colon + 1)};
-    const bool ranked = bias.kind == "factors" || bias.kind == "fixed", filed = bias.kind == "file" || bias.kind == "spatial";
-    const bool plain = bias.kind == "none" || bias.kind == "alibi" || bias.kind == "relative";
-    const bool digits = !bias.value.empty() && bias.value.size() <= 4 && bias.value.find_first_not_of("0123456789") == std::string::npos;
-    if (!(plain && colon == std::string::npos) && !(ranked && digits && std::stoll(bias.value) >= 1) && !(filed && !bias.value.empty()))
-        throw Error(ExitCode::usage, "--attn-bias '" + text + "' is of no known form",
-                    "give none, alibi, relative, factors:R as in factors:16, file:PATH or spatial:PATH");
-    return bias;
-}
-
-// Sums go by units of 256 tokens at --determinism batch and ranks: a micro-batch has whole ones. At ranks each of 8 logical workers has an
-// equal share of whole micro-batches.
-static void check_split(const Options& o) {
-    constexpr int64_t unit = 256, workers = 8;
-    if (o.determinism != "batch" && o.determinism != "ranks") return;
-    const int64_t tokens = o.batch_size * o.seq_len, rows = unit / std::gcd(unit, o.seq_len), share = workers * tokens;
-    if (tokens % unit != 0 || o.total_batch_tokens % unit != 0)
-        throw Error(
-            ExitCode::usage,
-            format("--determinism %s sums by units of 256 tokens, and a micro-batch of %lld x %lld or a step of %lld has no whole number",
-                   o.determinism.c_str(), static_cast<long long>(o.batch_size), static_cast<long long>(o.seq_len),
-                   static_cast<long long>(o.total_batch_tokens)),
-            format("choose a multiple of %lld for --batch-size, and of %lld for --total-batch-tokens", static_cast<long long>(rows),
-                   static_cast<long long>(rows * o.seq_len)));
-    if (o.determinism == "ranks" && o.total_batch_tokens % share != 0)
-        throw Error(
-            ExitCode::usage,
-            format("--determinism ranks gives each of 8 logical workers as many whole micro-batches, and a step of %lld tokens has %lld of "
-                   "%lld",
-                   static_cast<long long>(o.total_batch_tokens), static_cast<long long>(div_ceil(o.total_batch_tokens, tokens)),
-                   static_cast<long long>(tokens)),
-            format("choose a --total-batch-tokens that is a multiple of %lld, or a smaller --batch-size", static_cast<long long>(share)));
-}
-
-void resolve_batch(Options& o) {
-    if (o.total_batch_tokens == 0) o.total_batch_tokens = o.batch_size * o.seq_len;
-    if (o.total_batch_tokens % o.seq_len != 0)
-        throw Error(ExitCode::usage,
-                    format("--total-batch-tokens %lld is not a whole number of rows of --seq-len %lld",
-                           static_cast<long long>(o.total_batch_tokens), static_cast<long long>(o.seq_len)),
-                    "choose a multiple of --seq-len");
-    o.batch_size = std::min(o.batch_size, o.total_batch_tokens / o.seq_len);
-    check_split(o);
-}
-
-static void set_attention_options(Options& o, const ModelConfig& c) {
-    o.attn_gate = c.attn_gate == GateKind::headwise ? "headwise" : c.attn_gate == GateKind::elementwise ? "elementwise" : "none";
-    o.attn_bias = c.attn_bias == BiasKind::alibi      ? "alibi"
-                  : c.attn_bias == BiasKind::relative ? "relative"
-                  : c.attn_bias == BiasKind::factors  ? "factors:" + std::to_string(c.bias_rank)
-                  : c.attn_bias == BiasKind::fixed    ? "fixed:" + std::to_string(c.bias_rank)
-                                                      : "none";
-    o.window = c.window > 0 ? std::to_string(c.window) : "none", o.attn_softcap = c.attn_softcap, o.attn_sinks = c.attn_sinks;
-}
-
-void check_attention_options(const Options& o, const ModelConfig& c, const std::string& model) {
-    const Options defaults;
-    Options theirs;
-    set_attention_options(theirs, c);
-    const auto values = options_to_json(o), has = options_to_json(theirs), unasked = options_to_json(defaults);
-    for (const char* name : {"attn-gate", "attn-bias", "window", "attn-softcap", "attn-sinks"})
-        if (values[name] != unasked[name] && values[name] != has[name])
-            throw Error(ExitCode::usage,
-                        format("--%s %s contradicts the model %s, where it is %s", name, flag_text(values[name]).c_str(), model.c_str(),
-                               flag_text(has[name]).c_str()),
-                        format("leave --%s out: a model keeps the attention that it was trained with", name));
-}
-
-void set_model_options(Options& o, const ModelConfig& c) {
-    o.n_layer = c.n_layer, o.n_head = c.n_head, o.n_kv_head = c.n_kv_head, o.d_model = c.d_model, o.d_ff = c.d_ff,
-    o.head_size = c.head_size;
-    o.vocab_size = c.vocab_size, o.max_seq_len = c.max_seq_len;
-    o.norm = c.norm == NormKind::rmsnorm ? "rmsnorm" : "layernorm";
-    o.position = c.position == PositionKind::rope ? "rope" : c.position == PositionKind::none ? "none" : "learned";
-    o.mlp = c.mlp == MlpKind::swiglu ? "swiglu" : "gelu";
-    o.bias = c.bias, o.qkv_bias = c.qkv_bias, o.qk_norm = c.qk_norm, o.tie_embeddings = c.tie_embeddings;
-    o.rope_theta = c.rope_theta, o.rope_scaling = c.rope_scaling.text(), o.norm_eps = c.norm_eps;
-    set_attention_options(o, c);
 }
 
 std::vector<std::string> resume_conflicts(const Json& saved, const Options& now) {

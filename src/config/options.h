@@ -74,6 +74,7 @@ struct HelpRequested {
 // Options as {"n-layer": 4, ...}, in the table's order, and back. from_json refuses unknown names and values out of range.
 nlohmann::ordered_json options_to_json(const Options& options);
 void apply_json(Options& options, const nlohmann::ordered_json& values, const std::string& origin);
+std::string flag_text(const nlohmann::ordered_json& value);  // a value as the text that a flag would carry
 
 // Every option as {group, name, value}, for the table that a run prints.
 struct OptionText {
@@ -84,20 +85,6 @@ std::vector<OptionText> options_as_text(const Options& options);
 // The presets, each a set of option values.
 std::vector<std::string> preset_names();
 nlohmann::ordered_json preset(const std::string& name);  // Error(usage) for an unknown name
-
-// The model that the options describe. vocab_size must be known by now (from the data if not given).
-ModelConfig model_config(const Options& options);
-// --total-batch-tokens in whole rows, one micro-batch if it was not given; a micro-batch is never more than a step. Error(usage).
-void resolve_batch(Options& options);
-// --attn-bias: what stands before and after its colon ("factors", "16"). Error(usage) that quotes a text of another form.
-struct BiasOption {
-    std::string kind, value;
-};
-BiasOption parse_attn_bias(const std::string& text);
-// The model options of a shape, for a model that was loaded from a file: they replace whatever the options said.
-void set_model_options(Options& options, const ModelConfig& config);
-// Error(usage) where the options ask for another attention than that model has.
-void check_attention_options(const Options& options, const ModelConfig& config, const std::string& model);
 
 // The options that may not change on resume and did: "n-layer: 4 in the checkpoint, 6 now".
 std::vector<std::string> resume_conflicts(const nlohmann::ordered_json& saved, const Options& now);

@@ -14,8 +14,6 @@
 
 namespace traincu {
 
-constexpr int logical_workers = 8;
-
 class GradientTree {
 public:
     // Declares the waiting sums, each as large as the gradients (flat_size). workers: of this rank, a power of two.

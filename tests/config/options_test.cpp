@@ -8,7 +8,8 @@
 #include <fstream>
 #include <set>
 
-#include "src/config/options.h"
+#include "src/config/batch_options.h"
+#include "src/config/model_options.h"
 #include "src/model/params.h"
 
 namespace traincu::test {

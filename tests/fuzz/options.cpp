@@ -1,6 +1,7 @@
 // The command line and run.json. An input is the words after ./train, one a line; after an empty line comes the text of a file, and the
 // word CONFIG stands for its path. Options that are accepted are the same after a trip through JSON.
-#include "src/config/options.h"
+#include "src/config/batch_options.h"
+#include "src/config/model_options.h"
 
 #include "tests/fuzz/input.h"
 

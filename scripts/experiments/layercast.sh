@@ -56,8 +56,12 @@ for seed in $seeds; do for arm in $arms; do for circumstance in $circumstances; 
 
 python3 scripts/experiments/tables.py layercast "$out" --arms "$arms" --seeds "$seeds" --circumstances "$circumstances" > "$out/table.md.part"
 mv "$out/table.md.part" "$out/table.md"
+# as many as a page tells apart: the first seed's, and one of the second for the spread over seeds
 set --
-for arm in $arms; do set -- "$@" "$out/$arm-seed${seeds%% *}-c0"; done
+for arm in $arms; do
+    for circumstance in $circumstances; do set -- "$@" "$out/$arm-seed${seeds%% *}-c$circumstance"; done
+    case $seeds in *' '*) set -- "$@" "$out/$arm-seed2-c0" ;; esac
+done
 "$train" report "$@" --out "$out/report.html" > /dev/null
 cat "$out/table.md"
 say "table: $out/table.md, curves: $out/report.html"

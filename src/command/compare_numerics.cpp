@@ -18,7 +18,7 @@
 #include "src/optim/master_copy.h"
 #include "src/parallel/executor.h"
 #include "src/plan/memory.h"
-#include "src/report/run.h"
+#include "src/report/spread.h"
 
 namespace traincu {
 
@@ -184,28 +184,6 @@ void print_layers(const std::vector<Compared>& list, double exact_loss) {
 // ---------------------------------------------------------------------------------------------------------------------------
 // runs
 
-// Steps where a run's loss is not that of the first run; -1: at none that both logged.
-struct Parting {
-    int64_t common = 0, exact = -1, relative = -1;
-};
-constexpr double far_apart = 1e-3;  // of the first run's loss
-
-Parting parting(const Run& first, const Run& other) {
-    std::map<int64_t, double> losses;
-    for (const StepRecord& r : first.curves.steps) losses[r.step] = r.loss;
-    Parting p;
-    for (const StepRecord& r : other.curves.steps) {
-        const auto there = losses.find(r.step);
-        if (there == losses.end()) continue;
-        p.common++;
-        const double a = there->second, b = r.loss;
-        if (a == b || (std::isnan(a) && std::isnan(b))) continue;
-        if (p.exact < 0) p.exact = r.step;
-        if (p.relative < 0 && !(std::fabs(a - b) <= far_apart * std::fabs(a))) p.relative = r.step;  // also where one is no number
-    }
-    return p;
-}
-
 // The last step that all runs logged; -1: there is none.
 int64_t last_common_step(const std::vector<Run>& runs) {
     std::map<int64_t, size_t> count;
@@ -214,12 +192,6 @@ int64_t last_common_step(const std::vector<Run>& runs) {
     for (auto at = count.rbegin(); at != count.rend(); ++at)
         if (at->second == runs.size()) return at->first;
     return -1;
-}
-
-double loss_at(const Run& run, int64_t step) {
-    for (const StepRecord& r : run.curves.steps)
-        if (r.step == step) return r.loss;
-    return std::nan("");
 }
 
 // --precision, and --precision-of where it was given.

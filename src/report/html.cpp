@@ -191,8 +191,8 @@ struct Page : View {
             std::string build = string_in(runs[0].settings, "build");
             if (!build.empty()) text += "<h2>Build</h2>\n<div class=\"panel\"><pre>" + escape_html(build) + "</pre></div>\n";
         } else {
-            text += result_table(*this) + verdicts() + charts + differing_settings(*this) + speed_table(*this) + arena_table(*this) +
-                    samples() + remarks() + checkpoint_table(*this) + commands();
+            text += result_table(*this) + verdicts() + charts + spread_table(*this) + differing_settings(*this) + speed_table(*this) +
+                    arena_table(*this) + samples() + remarks() + checkpoint_table(*this) + commands();
         }
         return text + "</main></body></html>\n";
     }

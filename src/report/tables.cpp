@@ -6,6 +6,7 @@
 #include "src/base/arena.h"
 #include "src/base/error.h"
 #include "src/report/console.h"
+#include "src/report/spread.h"
 #include "src/report/svg.h"
 
 namespace traincu {
@@ -148,6 +149,27 @@ std::string arena_table(const View& view) {
         return bytes_or_nothing(total);
     });
     return table.html("Memory", memory_bars(view, arenas));
+}
+
+std::string spread_table(const View& view) {
+    std::string text;
+    auto step = [](int64_t s) { return s < 0 ? std::string("none") : with_commas(s); };
+    for (const Spread& s : spreads(view.runs)) {
+        auto cell = [&](const std::string& value) { text += "<td class=\"number\">" + value + "</td>"; };
+        text += "<tr><td>" + escape_html(s.what.empty() ? "all" : s.what) + "</td>";
+        cell(with_commas(static_cast<int64_t>(s.runs))), cell(with_commas(static_cast<int64_t>(s.seeds))), cell(format("%.5f", s.loss));
+        cell(known("%.1e", s.circumstances, true)), cell(known("%.1e", s.over_seeds, true)), cell(step(s.exact)), cell(step(s.far));
+        text += "</tr>\n";
+    }
+    if (text.empty()) return "";
+    std::string head = "<tr><th>runs alike but for seed and circumstances</th>";
+    for (const char* name :
+         {"runs", "seeds", "last loss, mean", "spread over circumstances", "spread over seeds", "first other step", "first 0.1 % away"})
+        head += std::string("<th class=\"number\">") + name + "</th>";
+    return "<h2>Circumstances</h2>\n<div class=\"panel\"><table>" + head + "</tr>\n" + text +
+           "</table><div class=\"where\">Circumstances: how the same training was computed, in micro-batches, threads, kernels, or with "
+           "recomputation. Spreads are the largest less the smallest last loss, over the runs of a seed (mean over seeds) and over the "
+           "first runs of the seeds. Steps: the earliest whose training loss is not that of the seed&#8217;s first run.</div></div>\n";
 }
 
 std::string checkpoint_table(const View& view) {

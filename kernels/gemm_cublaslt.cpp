@@ -149,7 +149,7 @@ void set_pointers(const Plan& plan, const Buffers& buffers) {
 // The handle, and what is known of the problems that were met. Used by the thread that submits the work.
 class Library {
 public:
-    Library() : cache_(GemmCache::default_path()) {
+    Library() {
         check(cublasLtCreate(&handle_), "start");
         const DeviceInfo& device = device_info();
         machine_ = format("%s, sm_%d, driver %s, cuBLASLt %s: ", device.name.c_str(), device.compute_capability, device.driver.c_str(),
@@ -185,7 +185,7 @@ private:
         const std::string key = machine_ + problem.text();
         static_assert(sizeof(cublasLtMatmulAlgo_t) % sizeof(uint64_t) == 0);
         std::vector<uint64_t> words(sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t));
-        const auto* known = cache_.find(key);
+        const auto* known = gemm_cache().find(key);
         if (known && known->empty() && apart) return;
         if (known && known->size() == words.size()) {
             cublasLtMatmulAlgo_t algorithm;
@@ -203,10 +203,10 @@ private:
         constexpr double not_timed = std::numeric_limits<double>::infinity();
         const bool rivals = candidates.size() > 1 || apart;
         const Choice best = rivals ? fastest(plan, candidates, problem, buffers, stream) : Choice{candidates[0], not_timed};
-        if (apart && !(best.milliseconds < median_milliseconds([&] { return apart(), true; }, stream))) return cache_.store(key, {});
+        if (apart && !(best.milliseconds < median_milliseconds([&] { return apart(), true; }, stream))) return gemm_cache().store(key, {});
         plan.algorithm = best.algorithm;
         std::memcpy(words.data(), &*plan.algorithm, sizeof *plan.algorithm);
-        cache_.store(key, words);
+        gemm_cache().store(key, words);
     }
 
     // The library's proposals, what it believes to be the fastest first.
@@ -278,7 +278,6 @@ private:
     }
 
     cublasLtHandle_t handle_ = nullptr;
-    GemmCache cache_;
     std::string machine_;
     std::map<Problem, Plan> plans_;
 };

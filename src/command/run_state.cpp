@@ -1,5 +1,6 @@
 #include "src/command/run_state.h"
 
+#include "kernels/gemm_cache.h"
 #include "src/checkpoint/state.h"
 #include "src/optim/guard.h"
 #include "src/optim/master_copy.h"
@@ -19,6 +20,7 @@ std::string save_run_state(Io& io, const RunDirectory& directory, const RunState
                  {"options", options_to_json(options)},
                  {"data", state.data->fingerprint()},
                  {"tokenizer", state.tokenizer ? state.tokenizer->name() : ""}};
+    if (state.stream->on_gpu()) meta["gemm_choices"] = gemm_cache().used();
     std::vector<TextFile> beside;
     if (state.tokenizer) {
         meta["bos_token_id"] = meta["eos_token_id"] = state.tokenizer->eot();
@@ -51,6 +53,7 @@ bool restore_run_state(const RunDirectory& directory, RunState& state) try {
     GuardState guard = guard_from_json(meta.at("guard"));
     guard.adam_steps = counter(directory, meta, "adam_steps");
     state.optimizer->write_guard(guard, *state.stream);
+    if (state.stream->on_gpu() && meta.contains("gemm_choices")) gemm_cache().adopt(gemm_choices_from_json(meta["gemm_choices"]));
     if (meta.at("data") != state.data->fingerprint()) return false;
     state.data->seek({counter(directory, meta, "epoch"), counter(directory, meta, "sample")});
     return true;

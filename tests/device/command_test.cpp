@@ -77,6 +77,10 @@ TEST_SUITE("device command") {
             REQUIRE(a.size() == 4);
             REQUIRE(b.size() == 4);
             for (size_t i = 0; i < 4; i++) CHECK(a[i]["loss"] == b[i]["loss"]);
+            // the library's algorithms go with the checkpoint
+            auto json = [&](const std::string& name) { return nlohmann::json::parse(read_file(folder / (whole + "/" + name))); };
+            const bool by_library = json("run.json")["gemm_engine"].get<std::string>().rfind("cuBLASLt", 0) == 0;
+            CHECK(json("step_0000000004/manifest.json")["meta"]["gemm_choices"].empty() == !by_library);
         }
         REQUIRE(run(folder, run_options + "--device cuda --max-steps 4 --out again").code == 0);
         CHECK(weights_of(folder / "again", 4) == weights_of(folder / "whole_fp32", 4));

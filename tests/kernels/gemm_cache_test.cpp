@@ -29,6 +29,26 @@ TEST_SUITE("matmul") {
         CHECK(std::distance(test::fs::directory_iterator(dir / "a/b"), {}) == 1);  // no temporary file is left
     }
 
+    TEST_CASE("gemm cache: what a run has used goes with its checkpoint, and holds over the file") {
+        TempDir dir;
+        const std::string path = dir / "gemm.json";
+        GemmCache run(path);
+        run.store("one", {1, 2}), run.store("two", {});
+        GemmCache again(path);
+        CHECK(again.used().empty());
+        again.find("one"), again.find("none");
+        CHECK(again.used() == GemmChoices{{"one", {1, 2}}});
+        const nlohmann::ordered_json saved = run.used();
+        GemmCache(path).store("one", {9});  // since then measured anew
+        GemmCache resumed(path);
+        resumed.adopt(gemm_choices_from_json(nlohmann::ordered_json::parse(saved.dump())));
+        REQUIRE(resumed.find("one"));
+        CHECK(*resumed.find("one") == std::vector<uint64_t>{1, 2});
+        CHECK(resumed.used() == GemmChoices{{"one", {1, 2}}});
+        CHECK(*GemmCache(path).find("one") == std::vector<uint64_t>{9});
+        CHECK(gemm_choices_from_json(nlohmann::ordered_json::parse(R"({"a": [1], "b": [-1], "c": 3})")) == GemmChoices{{"a", {1}}});
+    }
+
     TEST_CASE("gemm cache: a damaged file is an empty one, and is written anew") {
         TempDir dir;
         const std::string path = dir / "gemm.json";

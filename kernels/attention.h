@@ -73,7 +73,7 @@ struct AttentionParams {
     int64_t window = 0;         // keys that a query sees, its own included; 0 = all before it
     double softcap = 0;         // 0 = none
     bool deterministic = true;  // the same bits on every run; false: a GPU may add dq in any order
-    int64_t unit_rows = 0;      // of dsinks and drelative, sums over queries: rows of q in a unit (kernels/norm.h, "Units"), a multiple of 8
+    int64_t unit_rows = 0;  // of dsinks and drelative, sums over queries: rows of q in a unit (kernels/norm.h, "Units"), a multiple of 8
 };
 
 struct AttentionInputs {

@@ -112,6 +112,7 @@ export TRAIN_BINARY="$train"  # of the tests that run the program as a person wo
 detail() { echo "::detail $*"; }
 json()   { echo "::json $*"; }
 leave_out() { detail "$*"; exit 77; }
+text() { printf '%s\n' "$1" | head -n 1 | tr -d '\000-\011\013-\037' | sed 's/[\\"]/\\&/g; s/.*/"&"/'; }
 
 part_start() {
     [ -z "${TRAINCU_ROUND_REHEARSE:-}" ] || printf '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift 2; done\nexec "$@"\n' > "$sanitizer"
@@ -193,11 +194,11 @@ part_resume() {
     same_weights once killed && detail "killed after $reached, resumed: the same weights"
 }
 
-# trained NAME OPTIONS...: tokens/s of a run of ours, over all steps but the first ten, by the log's own clock
+# trained NAME DATA OPTIONS...: tokens/s of a run of ours, over all steps but the first ten, by the log's own clock
 trained() {
-    name=$1; shift
+    name=$1 data=$2; shift 2
     # shellcheck disable=SC2086  # a list of options
-    "$train" "$@" --data "$work/data/${name}_train.bin" --shuffle false --skip-zscore 0 --attention-kernel "$(attention_kernel attention_kernel)" $device $vocab --out "$work/$name" || [ $? = 75 ]  # out of time
+    ${within:-} "$train" --data "$work/data/${data}_train.bin" --shuffle false --skip-zscore 0 --attention-kernel "$(attention_kernel attention_kernel)" $device $vocab --out "$work/$name" "$@" || [ $? = 75 ] || return 1  # 75: out of time
     rm -rf "$work/$name"/step_*
     # a step's own "ms" leaves out what happens between steps, which counts here
     awk '
@@ -207,7 +208,7 @@ trained() {
             last_tokens = value("tokens"); last_time = value("time"); loss = value("loss"); if (n > 10 && value("mfu") != "") { mfu += value("mfu"); counted++ }
         }
         END {
-            if (n <= 10 || last_time <= time) exit 1
+            if (n <= 10 || last_time <= time) { print n + 0 " steps: too few for a figure"; exit 1 }
             speed = (last_tokens - tokens) / (last_time - time)
             printf "::detail %d tokens/s", speed
             if (counted) printf ", MFU %.1f %%", 100 * mfu / counted
@@ -217,9 +218,9 @@ trained() {
         }' "$work/$name/log.jsonl"
 }
 # shellcheck disable=SC2086  # lists of options
-part_gpt2()  { trained gpt2 $gpt2; }
+part_gpt2()  { trained gpt2 gpt2 $gpt2; }
 # shellcheck disable=SC2086
-part_qwen3() { trained qwen3 $qwen3; }
+part_qwen3() { trained qwen3 qwen3 $qwen3; }
 
 torch_run() {  # torch_run NAME OPTIONS...
     name=$1; shift
@@ -286,7 +287,6 @@ trap 'rm -rf "$work"' EXIT
 begun=$(date +%s)
 log=$out/gpu_round.log records=$work/records
 : > "$log"; : > "$records"
-text() { printf '%s\n' "$1" | head -n 1 | tr -d '\000-\011\013-\037' | sed 's/[\\"]/\\&/g; s/.*/"&"/'; }
 gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1 || true)
 nvcc=$(PATH=$PATH:/usr/local/cuda/bin nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p' || true)
 

@@ -12,7 +12,8 @@ usage: sh scripts/gpu_round.sh --prepare              here, with network: librar
 
   --out DIR          where gpu_round.json, gpu_round.log and rates.json go [$OUT, or runs/gpu_round]
   --budget SECONDS   for everything [540]; parts that come late are cut short or left out
-  --only A,B         these parts alone: start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels attention memcheck racecheck initcheck
+  --only A,B         these parts alone: start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels attention precisions levels memcheck
+                     racecheck initcheck
   --revision TEXT    what is measured [what git says, or where there is no git, what --prepare wrote]
   --python PYTHON    an interpreter with PyTorch [python3]
   --llmc DIR         llm.c's sources, to train beside it
@@ -38,7 +39,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $budget in *[!0-9]*|'') fail "--budget: '$budget' is not a number of seconds" ;; esac
-parts='start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels attention memcheck racecheck initcheck'
+parts='start tests model repeat resume gpt2 gpt2_torch qwen3 qwen3_torch gpt2_llmc kernels attention precisions levels memcheck racecheck initcheck'
 for name in $(echo "$only" | tr , ' '); do
     case " $parts " in *" $name "*) ;; *) fail "--only: there is no part '$name'" ;; esac
 done
@@ -88,6 +89,10 @@ if [ -n "${TRAINCU_ROUND_REHEARSE:-}" ]; then
     qwen3_torch='--shape tiny-qwen3 --batch-size 4 --seq-len 64 --steps 20 --precision fp32 --no-compile --sdpa default,math'
     attention='--n 64 --threads 1 --seconds 0.01' attention_torch='--device cpu --seconds 0.01 --kinds default,math'
     bench='--preset tiny' llmc_options='-b 4 -t 64 -d 256 -x 20 -e d2' vocab='--vocab-size 257'
+    precisions='--preset tiny --batch-size 4 --seq-len 64 --max-steps 20' levels='--preset tiny --batch-size 4 --seq-len 64 --total-batch-tokens 2048 --max-steps 15'
+    verified='--steps 2 --preset tiny --batch-size 2 --seq-len 128 --total-batch-tokens 4096'
+    # A CPU knows no products by terms of bf16: one tiny run under the SIMT runner
+    terms_train=$PWD/build/train_simt terms='--device cuda --n-layer 1 --batch-size 1 --seq-len 16 --max-steps 11'
 else
     runner=$bin/run_gpu train=$bin/train device='--device cuda' sanitizer=compute-sanitizer
     tests='-tse=long*,*model*' model_tests='-ts=*model*' sanitized='-ts=norm,rope,activation,embedding,classifier,adamw,guard,reduce'
@@ -100,6 +105,12 @@ else
     qwen3="--preset qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --max-steps 40 --max-minutes 0.7" qwen3_torch="--shape qwen3-0.6b --batch-size $qwen3_batch --seq-len 2048 --steps 40 --sdpa default,cudnn"
     attention='--device cuda --seconds 0.1' attention_torch='--seconds 0.1'
     bench='--device cuda --preset gpt2-124m,qwen3-0.6b' llmc_options="-b $gpt2_batch -t 1024 -d $((gpt2_batch * 1024)) -x 60 -e d12" vocab=''
+    # Fewer rows than above: fp32 activations take attention's simple kernel and products without tensor cores, and shall do more than ten steps
+    precisions="--preset gpt2-124m --batch-size $((gpt2_batch / 4)) --seq-len 1024 --max-steps 30"
+    # What every level takes: micro-batches of whole units of 256 tokens, one for each of 8 workers
+    levels="--preset gpt2-124m --batch-size $((gpt2_batch / 8)) --seq-len 1024 --total-batch-tokens $((gpt2_batch * 1024)) --max-steps 30"
+    verified='--steps 2 --preset small-gpt2 --n-layer 2 --batch-size 1 --seq-len 256 --total-batch-tokens 4096'
+    terms_train='' terms=''
 fi
 # The carried executables look for libraries where they were linked; here these lie in .deps.
 LD_LIBRARY_PATH=$(printf '%s:' "$PWD"/.deps/usr/lib/*/)${LD_LIBRARY_PATH:-}
@@ -269,6 +280,94 @@ part_attention() {
     [ -z "$failed" ] || { detail "PyTorch's attention failed, ours is timed"; return 1; }
     if [ $compared = 0 ]; then detail "timed; $python has no PyTorch to compare with"; else detail "timed beside PyTorch"; fi
 }
+
+# Parts of several modes: a short run of each, as a row of the JSON, with its ratio to the first. They share the part's seconds, and what a quick
+# one leaves goes to those after it. One that fails does not stop the others; the part fails at its end.
+modes() {  # modes KEY COUNT SECONDS: COUNT modes follow, as rows of KEY; SECONDS are kept for what comes after them
+    key=$1 modes_left=$2 deadline=$(($(date +%s) + ${ROUND_SECONDS:-180} - 15 - $3)) rows='' base='' line='' bad='' late='' after=''
+}
+told() {
+    json "\"$key\":[$rows]$after"
+    detail "${line:-no figures}${late:+; left out: $late}${bad:+; failed: $bad}"
+}
+row() {  # row NAME OPTIONS RESULT [JSON]
+    rows="$rows${rows:+,}{\"mode\":$(text "$1"),\"options\":$(text "$2"),\"result\":$(text "$3")${4:+,$4}}"
+    modes_left=$((modes_left - 1))
+    told
+}
+left_out() { late="$late${late:+, }$1"; row "$1" '' 'left out' "\"detail\":$(text "$2")"; }
+# Memory of a run in bytes, and what of it a parameter takes: weight, gradient, optimizer
+memory_of() {
+    awk '
+        { number = $0; sub(/^[^:]*: */, "", number); number += 0 }
+        /"parameters":/ { parameters = number }
+        /"(gemm_engine|attention-kernel)":/ { said = said "," $0; sub(/,$/, "", said) }
+        /"memory":/ { inside = 1; next }
+        /}/ { inside = 0 }
+        inside { total += number }
+        inside && /"(weights|gradients|optimizer)":/ { own += number }
+        END {
+            gsub(/  +/, "", said); sub(/attention-kernel/, "attention_kernel", said); sub(/^,/, "", said); printf "%s", said
+            if (total && parameters) printf "%s\"memory_bytes\":%.0f,\"bytes_per_parameter\":%.2f", said == "" ? "" : ",", total, own / parameters
+        }' "$1"
+}
+mode() {  # mode NAME OPTIONS...
+    mode=$1; shift
+    seconds=$(((deadline - $(date +%s)) / modes_left)) code=0
+    [ "$seconds" -ge 5 ] || { left_out "$mode" 'no time was left'; return; }
+    echo "---- $mode: $seconds s"
+    minutes=$(awk -v s="$seconds" 'BEGIN { printf "%.3f", (s > 9 ? s - 7 : 2) / 60 }')  # the rest: start, last checkpoint
+    # shellcheck disable=SC2086
+    (within="timeout --foreground -k 5 $((seconds + 10))"; trained "mode" gpt2 $shape "$@" --max-minutes "$minutes") > "$work/mode.log" 2>&1 || code=$?
+    grep -v '^::' "$work/mode.log" || true
+    speed=$(sed -n 's/^::json "tok_per_s":\([0-9.]*\).*/\1/p' "$work/mode.log")
+    if [ $code = 0 ] && [ -n "$speed" ]; then
+        [ -n "$rows" ] || base=$speed
+        ratio=$([ -z "$base" ] || awk -v a="$speed" -v b="$base" 'BEGIN { printf "%.3f", a / b }')
+        if [ -z "$rows" ]; then line="$mode ${speed%.*} tokens/s"; else line="$line${line:+, }$mode $([ -z "$ratio" ] && echo "${speed%.*} tokens/s" || printf %.2f "$ratio")"; fi
+        said=$(memory_of "$work/mode/run.json" || true)
+        row "$mode" "$*" ok "$(sed -n 's/^::json //p' "$work/mode.log")${ratio:+,\"ratio\":$ratio}${said:+,$said}"
+    else
+        bad="$bad${bad:+, }$mode"
+        row "$mode" "$*" failed "\"detail\":$(text "$(grep -v -e '^ *$' -e '^::' "$work/mode.log" | tail -n 1 | cut -c1-200)")"
+    fi
+    rm -rf "$work/mode"
+}
+part_precisions() {
+    shape=$precisions
+    modes precisions 7 0
+    mode bf16 --precision bf16
+    mode bf16-sr --precision bf16-sr
+    # The fast kernels of attention are for bf16 activations: auto
+    for products in bf16x2 bf16x3; do
+        if [ -n "$terms_train" ] && [ ! -x "$terms_train" ]; then left_out "layercast-$products" "$terms_train is not built"; continue; fi
+        ours=$train train=${terms_train:-$train}
+        # shellcheck disable=SC2086
+        mode "layercast-$products" --precision layercast --fp32-products $products --attention-kernel auto $terms
+        train=$ours
+    done
+    mode layercast --precision layercast --fp32-products fp32 --attention-kernel auto
+    mode layercast-split --precision layercast --fp32-products fp32 --master-weights split --attention-kernel auto
+    mode fp32 --precision fp32 --attention-kernel auto
+    [ -n "$line$bad" ] || exit 77
+    [ -z "$bad" ]
+}
+part_levels() {
+    shape=$levels
+    modes levels 4 30
+    for level in off run batch ranks; do mode $level --precision bf16 --determinism $level; done
+    code=0
+    # shellcheck disable=SC2086
+    timeout --foreground -k 5 30 "$train" verify-determinism $verified --data "$work/data/gpt2_train.bin" --precision bf16 --determinism ranks --attention-kernel "$(attention_kernel attention_kernel)" $device $vocab || code=$?
+    after=",\"verify_determinism\":{\"level\":\"ranks\",\"exit_code\":$code}"
+    case $code in
+        0) line="${line:-no figures}; ranks verified" ;;
+        5) line="${line:-no figures}; ranks BROKEN" ;;
+        *) bad="$bad${bad:+, }verify-determinism" ;;
+    esac
+    told
+    [ -z "$bad" ] && [ $code = 0 ]
+}
 sanitize() {  # sanitize TOOL
     [ -x "$sanitizer" ] || command -v "$sanitizer" > /dev/null || leave_out "$sanitizer is not installed"
     # shellcheck disable=SC2086
@@ -312,7 +411,7 @@ try() {
         verdict='left out' what="no time was left"
     else
         [ "$left" -ge "$limit" ] || limit=$left
-        timeout -k 5 "$limit" sh scripts/gpu_round.sh --part "$name" --out "$out" --python "$python" ${llmc:+--llmc "$llmc"} > "$work/part.log" 2>&1 || code=$?
+        ROUND_SECONDS=$limit timeout -k 5 "$limit" sh scripts/gpu_round.sh --part "$name" --out "$out" --python "$python" ${llmc:+--llmc "$llmc"} > "$work/part.log" 2>&1 || code=$?
         what=$(sed -n 's/^::detail //p' "$work/part.log" | tail -n 1)
         extra=$(sed -n 's/^::json //p' "$work/part.log" | tail -n 1)
         case $code in
@@ -339,6 +438,8 @@ try qwen3 75
 try qwen3_torch 150
 try kernels 90
 try attention 60
+try precisions 180
+try levels 110
 try memcheck 60
 try gpt2_llmc 90
 try racecheck 45

@@ -41,12 +41,20 @@ if [ "$1" = bench ]; then
 fi
 [ "$1" != tokenize ] || exit 0
 ! grep -q hangs "$WRONG" || exec sleep 60
-steps=8
+if [ "$1" = verify-determinism ]; then ! grep -q bits_break "$WRONG" || exit 5; exit; fi
+steps=8 all="$*"
 while [ $# -gt 0 ]; do
     case $1 in --out) out=$2 ;; --max-steps) steps=$2 ;; --resume) resumes=1 ;; esac
     shift
 done
 mkdir -p "$out"
+case $all in
+    *'--precision bf16-sr'*) ! grep -q mode_fails "$WRONG" || { echo 'the loss is "NaN"' >&2; exit 5; } ;;
+    *'--precision fp32'*) ! grep -q few_steps "$WRONG" || { steps=10; touch "$out/few"; } ;;
+    *'--precision bf16 --max'*) ! grep -q one_stuck "$WRONG" || exec sleep 60 ;;
+    *'--determinism off'*) ! grep -q base_fails "$WRONG" || exit 6 ;;
+esac
+printf '{\n  "attention-kernel": "auto",\n  "parameters": 100,\n  "gemm_engine": "own (made-up)",\n  "memory": {\n    "weights": 200,\n    "gradients": 400,\n    "optimizer": 1200,\n    "training scratch": 50\n  }\n}\n' > "$out/run.json"
 seed=same
 ! { grep -q differs "$WRONG" && [ "${out##*/}" = twice ]; } || seed=other
 if [ "${out##*/}" = killed ] && [ -z "${resumes:-}" ] && ! grep -q too_quick "$WRONG"; then
@@ -58,7 +66,7 @@ done > "$out/log.jsonl"
 ! grep -q other_curve "$WRONG" || sed -i 's/"step":8,"loss":1.0/"step":8,"loss":1.2/' "$out/log.jsonl"
 last=$out/step_$(printf '%010d' "$steps")
 mkdir -p "$last"; echo $seed > "$last/model.safetensors"
-! grep -q slow "$WRONG" || exit 75
+! grep -q slow "$WRONG" && [ ! -e "$out/few" ] || exit 75
 END
 stub "$tmp/llmc/train_gpt2cu" <<'END'
 #!/bin/sh
@@ -68,6 +76,10 @@ export PATH="$tmp/bin:$PATH" TRAINCU_ROUND_REHEARSE=1
 round() { run sh scripts/gpu_round.sh --out out --python "$tmp/bin/python" --revision abc "$@"; }
 # what PART KEY: of the JSON file
 what() { python3 -c 'import json, sys; print(json.load(open("out/gpu_round.json"))["parts"][sys.argv[1]].get(sys.argv[2], "absent"))' "$@"; }
+# mode_is PART MODE KEY VALUE: of the JSON's row of a mode
+mode_is() {
+    holds "gpu_round: $1 $2 $3 $4" python3 -c 'import json, sys; rows = json.load(open("out/gpu_round.json"))["parts"][sys.argv[1]][sys.argv[1]]; assert [str(r.get(sys.argv[3], "absent")) for r in rows if r["mode"] == sys.argv[2]] == [sys.argv[4]]' "$@"
+}
 part_is() { holds "gpu_round: $1 $2 $3" [ "$(what "$1" "$2")" = "$3" ]; }
 
 round --wrong;                     expect "gpu_round: an unknown argument" 2 "unknown argument"
@@ -78,9 +90,20 @@ run sh scripts/gpu_round.sh --help; expect "gpu_round: --help" 0 "usage"
 
 round --llmc "$tmp/llmc";          expect "gpu_round: all is well" 0 "tests *ok .*12 of 12 cases passed" "resume *ok .*killed after step_0000000010" \
                                        "gpt2 *ok .*1000 tokens/s, MFU 25.0 %" "gpt2_torch *ok .*800 tokens/s (attention: flash)" "gpt2: 1.25 x torch" \
-                                       "gpt2: 2.00 x llmc" "kernels *ok .*1 kernels timed" "attention *ok .*timed beside PyTorch" "initcheck *ok"
+                                       "gpt2: 2.00 x llmc" "kernels *ok .*1 kernels timed" "attention *ok .*timed beside PyTorch" "initcheck *ok" \
+                                       "precisions *ok .*bf16 1000 tokens/s, bf16-sr 1.00, layercast 1.00,.*; left out: layercast-bf16x2, layercast-bf16x3$" \
+                                       "levels *ok .*off 1000 tokens/s, run 1.00, batch 1.00, ranks 1.00; ranks verified$"
 part_is gpt2 tok_per_s 1000.0
 part_is gpt2_llmc tok_per_s 500.0
+mode_is precisions fp32 tok_per_s 1000.0
+mode_is precisions layercast-split ratio 1.0
+mode_is precisions layercast-split options '--precision layercast --fp32-products fp32 --master-weights split --attention-kernel auto'
+mode_is precisions bf16 bytes_per_parameter 18.0
+mode_is precisions bf16 memory_bytes 1850
+mode_is precisions bf16 gemm_engine 'own (made-up)'
+mode_is precisions layercast-bf16x2 result 'left out'
+mode_is levels ranks options '--precision bf16 --determinism ranks'
+part_is levels verify_determinism "{'level': 'ranks', 'exit_code': 0}"
 part_is gpt2_torch pytorch "{'torch': '2.11', 'runs': [{'sdpa': 'flash', 'tok_per_s': 800}], 'best': {'sdpa': 'flash', 'ms': 2, 'tok_per_s': 800}}"
 part_is kernels bench "{'tables': [{'rows': [{'kernel': 'k'}]}]}"
 holds "gpu_round: attention has both sides of both head sizes" python3 -c 'import json; a = json.load(open("out/gpu_round.json"))["parts"]["attention"]["attention"]; assert [sorted(s) for s in a.values()] == [["ours", "pytorch"]] * 2 and all(s["pytorch"] for s in a.values())'
@@ -102,6 +125,22 @@ round --only resume;               expect "gpu_round: a run that ended before th
 echo no_torch > "$WRONG"
 round --only gpt2,gpt2_torch,attention; expect "gpu_round: without PyTorch" 0 "gpt2_torch *left out .*has no PyTorch" "attention *ok .*no PyTorch to compare with"
 holds "gpu_round: --only leaves the others out" sh -c '! grep -q qwen3 out/gpu_round.json'
+printf 'mode_fails\nbase_fails\nfew_steps\n' > "$WRONG"
+round --only precisions,levels;    expect "gpu_round: a mode that fails does not stop the others" 1 "precisions *failed .*bf16 1000 tokens/s, layercast 1.00.*; failed: bf16-sr, fp32$" \
+                                       "levels *failed .*run 1000 tokens/s, batch 1000 tokens/s, ranks 1000 tokens/s; ranks verified; failed: off$"
+mode_is precisions bf16-sr result failed
+mode_is precisions bf16-sr detail 'the loss is "NaN"'
+mode_is precisions fp32 detail '10 steps: too few for a figure'
+mode_is levels run ratio absent
+echo bits_break > "$WRONG"
+ln -s ../train build/train_simt
+round --only precisions,levels;    expect "gpu_round: a level that does not keep its promise" 1 "precisions *ok .*layercast-bf16x2 1.00, layercast-bf16x3 1.00, layercast 1.00" "levels *failed .*ranks 1.00; ranks BROKEN$"
+part_is levels verify_determinism "{'level': 'ranks', 'exit_code': 5}"
+rm build/train_simt
+echo one_stuck > "$WRONG"
+mkdir "$tmp/part"
+run env ROUND_WORK="$tmp/part" ROUND_SECONDS=70 sh scripts/gpu_round.sh --part precisions
+expect "gpu_round: a mode that hangs is stopped, the others run" 1 "^::detail bf16-sr .*, fp32 [^;]*; left out: [^;]*; failed: bf16$"
 echo hangs > "$WRONG"
 round --only repeat,gpt2 --budget 21; expect "gpu_round: what hangs is stopped" 1 "repeat *over"
 part_is gpt2 result "left out"

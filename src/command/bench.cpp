@@ -35,8 +35,8 @@ struct Roof {
 };
 
 // One training step's calls, each shape once.
-std::vector<KernelCall> calls_of_preset(const std::string& preset, int64_t batch_size, int64_t seq_len) {
-    std::vector<std::string> words = {"./train", "--preset", preset};
+std::vector<KernelCall> calls_of_preset(const std::string& preset, int64_t batch_size, int64_t seq_len, const std::string& precision) {
+    std::vector<std::string> words = {"./train", "--preset", preset, "--precision", precision};
     if (batch_size > 0) words.insert(words.end(), {"--batch-size", std::to_string(batch_size)});
     if (seq_len > 0) words.insert(words.end(), {"--seq-len", std::to_string(seq_len)});
     std::vector<char*> pointers;
@@ -197,18 +197,18 @@ int bench_command(int argc, char** argv) {
     Options processor;
     processor.threads = threads;
     use_processor(processor);
+    Stream stream = open_stream(device, precision);  // settles auto, which the presets need
     std::vector<std::pair<std::string, std::vector<KernelCall>>> tables;
     if (!shape.empty()) {
         tables.push_back({only + " " + shape, calls_of_shape(only, shape)});
     } else {
         std::stringstream names(presets);
         for (std::string name; std::getline(names, name, ',');) {
-            std::vector<KernelCall> calls = calls_of_preset(name, batch_size, seq_len);
+            std::vector<KernelCall> calls = calls_of_preset(name, batch_size, seq_len, precision);
             if (!only.empty()) std::erase_if(calls, [&](const KernelCall& call) { return info(call.kernel).op != only; });
             tables.push_back({name, calls});
         }
     }
-    Stream stream = open_stream(device, precision);
     Rates rates(this_machine(stream, precision == "bf16" ? Dtype::bf16 : Dtype::f32, true), KernelTimer::pool_bytes(stream), stream);
     print_header(rates.machine());
     Json json = {{"machine", rates.machine().name},

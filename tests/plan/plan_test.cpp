@@ -118,6 +118,17 @@ TEST_SUITE("plan") {
         CHECK(plan["machine"]["threads"] == 1);
     }
 
+    TEST_CASE("bench: a preset's calls, in the precision of this machine and in another") {
+        TempDir f;
+        for (const char* precision : {"", "--precision bf16"}) {
+            const Result r =
+                run(f, std::string("bench --preset tiny --only norm --batch-size 1 --threads 1 --json bench.json ") + precision);
+            INFO(r.err);
+            REQUIRE(r.code == 0);
+            CHECK(Json::parse(read_file(f / "bench.json")).dump().find("\"kernel\"") != std::string::npos);
+        }
+    }
+
     TEST_CASE("bench: one operation at a shape, saved for a plan") {
         TempDir f;
         const Result r = run(f, "bench --only norm --shape 100,70 --threads 1 --save rates.json --json bench.json");

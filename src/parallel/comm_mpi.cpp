@@ -26,6 +26,7 @@
 #include <thread>
 
 #include "src/device/transfer.h"
+#include "src/parallel/peer_watch.h"
 
 namespace traincu {
 
@@ -162,6 +163,14 @@ struct Engine {
     explicit Engine(const MpiSettings& s) : settings(s) {}
 
     void progress();
+    void check_peers(double patience_seconds = 0) const {
+        if (settings.watch) settings.watch->check(patience_seconds);
+    }
+    // Where MPI itself reports a failure, the watch may soon know why.
+    void check(int result, const char* call) const {
+        if (result != MPI_SUCCESS) check_peers(1);
+        check_mpi(result, call);
+    }
 
     MpiSettings settings;
     BufferPool buffers;
@@ -267,11 +276,11 @@ private:
             const int64_t piece = std::min(bytes - offset, engine_.settings.largest_message);
             requests_.push_back(MPI_REQUEST_NULL), messages_.push_back({peer, receives, offset, piece, bytes});
             if (receives)
-                check_mpi(MPI_Irecv(data + offset, static_cast<int>(piece), MPI_BYTE, peer, tag(), group_.mpi, &requests_.back()),
-                          "MPI_Irecv");
+                engine_.check(MPI_Irecv(data + offset, static_cast<int>(piece), MPI_BYTE, peer, tag(), group_.mpi, &requests_.back()),
+                              "MPI_Irecv");
             else
-                check_mpi(MPI_Isend(data + offset, static_cast<int>(piece), MPI_BYTE, peer, tag(), group_.mpi, &requests_.back()),
-                          "MPI_Isend");
+                engine_.check(MPI_Isend(data + offset, static_cast<int>(piece), MPI_BYTE, peer, tag(), group_.mpi, &requests_.back()),
+                              "MPI_Isend");
             open_++, offset += piece;
         } while (offset < bytes);
     }
@@ -282,13 +291,13 @@ private:
         finished_.resize(requests_.size()), statuses_.resize(requests_.size());
         int finished = 0;
         const int result = MPI_Testsome(count, requests_.data(), &finished, finished_.data(), statuses_.data());
-        if (result != MPI_SUCCESS && result != MPI_ERR_IN_STATUS) check_mpi(result, "MPI_Testsome");
+        if (result != MPI_SUCCESS && result != MPI_ERR_IN_STATUS) engine_.check(result, "MPI_Testsome");
         for (int i = 0; i < finished; i++) {
             const Message& message = messages_[static_cast<size_t>(finished_[static_cast<size_t>(i)])];
             const MPI_Status& status = statuses_[static_cast<size_t>(i)];
             const int error = result == MPI_ERR_IN_STATUS ? status.MPI_ERROR : MPI_SUCCESS;
             if (message.receives) check_size(message, status, error);
-            check_mpi(error, message.receives ? "MPI_Irecv" : "MPI_Isend");
+            engine_.check(error, message.receives ? "MPI_Irecv" : "MPI_Isend");
         }
         open_ -= std::max(finished, 0);
         return open_ == 0;
@@ -321,7 +330,8 @@ private:
             for (int kind = 0; kind < kinds; kind++) {
                 int found = 0;
                 if (kind != kind_)
-                    check_mpi(MPI_Iprobe(messages_[i].peer, tag_of(number_, kind), group_.mpi, &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
+                    engine_.check(MPI_Iprobe(messages_[i].peer, tag_of(number_, kind), group_.mpi, &found, MPI_STATUS_IGNORE),
+                                  "MPI_Iprobe");
                 if (found) throw disagreement(format("rank %d began a %s", rank_of(messages_[i].peer), kind_names[kind]));
             }
         }
@@ -333,6 +343,7 @@ private:
         Clock::time_point last = start;
         double waited = 0, look_at = 0.25;  // seconds
         for (Pause pause; engine_.progress(), !advance(); pause()) {
+            engine_.check_peers();
             // Time in which this process was stopped is not held against others.
             const Clock::time_point now = Clock::now();
             waited += std::min(1.0, std::chrono::duration<double>(now - last).count()), last = now;
@@ -389,7 +400,7 @@ public:
     ~MpiCommunicator() override {
         int finalized = 0;
         MPI_Finalized(&finalized);
-        if (!finalized) MPI_Comm_free(&group_.mpi);
+        if (!finalized && std::uncaught_exceptions() == 0) MPI_Comm_free(&group_.mpi);
     }
 
     void progress() override { engine_->progress(); }

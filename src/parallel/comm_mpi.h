@@ -9,10 +9,13 @@
 
 namespace traincu {
 
+class PeerWatch;
+
 // What the communicators of one family share.
 struct MpiSettings {
     double timeout_seconds = 600;                // that one wait may last
     int64_t largest_message = int64_t{1} << 30;  // bytes; MPI counts in int, so longer ones are sent in pieces
+    PeerWatch* watch = nullptr;                  // asked while waiting
 };
 
 // mpi: becomes this object's. members: by rank.

@@ -111,18 +111,31 @@ void Mesh::start_mpi(const MeshOptions& options) {
     std::vector<Communicator::Member> members;
     for (int r = 0; r < ranks; r++) members.push_back({r, r / m});
 
-    world_ = mpi_communicator(mpi, std::move(members), {options.timeout_seconds, options.largest_message}, "world");
+    watch_ = std::make_unique<PeerWatch>(rank, ranks);
+    PeerWatch::Invitation invitation;
+    if (rank == 0) invitation = watch_->invite(local_ranks_ == ranks);
+    check_mpi(MPI_Bcast(&invitation, sizeof invitation, MPI_BYTE, 0, mpi), "MPI_Bcast");
+    const std::string unwatched = watch_->start(invitation);
+    if (!unwatched.empty()) note_ += (note_.empty() ? "" : "; ") + unwatched;
+
+    world_ = mpi_communicator(mpi, std::move(members), {options.timeout_seconds, options.largest_message, watch_.get()}, "world");
     node_ = world_->split(rank / m, rank, "node");
     across_ = world_->split(rank % m, rank, "across");
 }
 
 Mesh::~Mesh() {
+    if (std::uncaught_exceptions() > 0) {
+        [[maybe_unused]] PeerWatch* silent = watch_.release();  // no goodbye: to the others this is a failure
+        return;
+    }
     node_.reset(), across_.reset(), world_.reset();
-    if (mpi_ && std::uncaught_exceptions() == 0) MPI_Finalize();
+    if (mpi_) MPI_Finalize();
+    watch_.reset();  // only now: a rank that dies in MPI_Finalize is noticed as well
 }
 
-int Mesh::leave(int exit_code, const std::string&) {
+int Mesh::leave(int exit_code, const std::string& sentence) {
     if (!mpi_) return exit_code;
+    if (watch_) watch_->last_words(sentence);
     std::fflush(nullptr);
     _exit(exit_code);
 }

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "src/parallel/comm.h"
+#include "src/parallel/peer_watch.h"
 
 namespace traincu {
 
@@ -43,6 +44,11 @@ public:
     // Of a rank that failed, with what it printed: returns the exit code where there are no other ranks, else ends the process with it.
     int leave(int exit_code, const std::string& sentence);
 
+    // Error(peer) where another rank is lost; waits up to so many seconds for the news.
+    void check_peers(double patience_seconds = 0) {
+        if (watch_) watch_->check(patience_seconds);
+    }
+
     Communicator& world() { return *world_; }
     Communicator& node() { return *node_; }
     Communicator& across() { return *across_; }
@@ -58,13 +64,14 @@ public:
     // one core, unless --bind-to none.)
     int threads_per_rank() const { return threads_; }
 
-    const std::string& note() const { return note_; }  // what a user should know about the nodes; often empty
+    const std::string& note() const { return note_; }  // what a user should know; mostly empty
 
     static bool has_mpi();
 
 private:
     void start_mpi(const MeshOptions& options);
 
+    std::unique_ptr<PeerWatch> watch_;
     std::unique_ptr<Communicator> world_, node_, across_;
     int local_rank_ = 0, local_ranks_ = 1, threads_;
     bool mpi_ = false;  // to be ended

@@ -169,7 +169,7 @@ SIMT_FLAGS ?= -std=c++20 -O2 -g1 -fsanitize=thread --param tsan-instrument-func-
 $(BUILD)/kernels/%.cpp.o: OPTIMIZE = -O3
 $(BUILD)/tests/%.cpp.o:   OPTIMIZE = -O1
 $(BUILD)/src/command/%.cpp.o $(BUILD)/src/config/%.cpp.o: OPTIMIZE = -O1#  nothing here is hot, and CLI11's headers are large
-$(BUILD)/src/parallel/%.cpp.o: CPPFLAGS += $(if $(has_mpi),-DTRAIN_HAS_MPI $(mpi_cpp))
+$(BUILD)/src/parallel/%.cpp.o $(BUILD)/tests/device/comm_test.cpp.o: CPPFLAGS += $(if $(has_mpi),-DTRAIN_HAS_MPI $(mpi_cpp))
 OPTIMIZE = -O2
 $(BUILD)/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)

@@ -332,7 +332,7 @@ private:
                 if (kind != kind_)
                     engine_.check(MPI_Iprobe(messages_[i].peer, tag_of(number_, kind), group_.mpi, &found, MPI_STATUS_IGNORE),
                                   "MPI_Iprobe");
-                if (found) throw disagreement(format("rank %d began a %s", rank_of(messages_[i].peer), kind_names[kind]));
+                if (found) throw disagreement(format("rank %d called %s", rank_of(messages_[i].peer), kind_names[kind]));
             }
         }
     }

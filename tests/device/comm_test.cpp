@@ -2,12 +2,42 @@
 // `mpirun -np 4 build/run_tests -ts=ranks`. Every rank can compute what all others send, so each checks its own results by brute force.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <numeric>
+#include <thread>
 
 #include "src/base/arena.h"
 #include "src/parallel/mesh.h"
 #include "tests/support/device.h"
+
+#ifdef TRAIN_HAS_MPI
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
+#include <mpi.h>
+#endif
+
+namespace traincu::test {
+
+// By receiver, of the messages that MPI was asked to send: what Traffic is compared with.
+std::vector<int64_t>& bytes_sent() {
+    static std::vector<int64_t> bytes(64);
+    return bytes;
+}
+
+}  // namespace traincu::test
+
+#ifdef TRAIN_HAS_MPI
+// MPI's profiling interface: this definition takes the place of MPI's own.
+extern "C" int MPI_Isend(const void* data, int count, MPI_Datatype type, int peer, int tag, MPI_Comm mpi, MPI_Request* request) {
+    traincu::test::bytes_sent()[static_cast<size_t>(peer)] += count;
+    return PMPI_Isend(data, count, type, peer, tag, mpi, request);
+}
+#endif
 
 namespace traincu::test {
 
@@ -83,9 +113,14 @@ std::vector<std::byte> numbers(Dtype dtype, int64_t n, int rank, int salt) {
     for (int64_t i = 0; i < n; i++) put(bytes, dtype, i, number(rank, i, salt));
     return bytes;
 }
-std::vector<std::byte> noise(int64_t n, int rank, int salt) {
+// Bytes [begin, begin + n) of a rank's endless noise.
+std::vector<std::byte> noise(int64_t n, int rank, int salt, int64_t begin = 0) {
     std::vector<std::byte> bytes(static_cast<size_t>(n));
-    for (int64_t i = 0; i < n; i++) bytes[static_cast<size_t>(i)] = static_cast<std::byte>(hash(rank, i, salt));
+    for (int64_t i = begin; i < begin + n;) {
+        uint64_t eight = hash(rank, i / 8, salt) >> 8 * (i % 8);
+        do bytes[static_cast<size_t>(i - begin)] = static_cast<std::byte>(eight), eight >>= 8, i++;
+        while (i % 8 != 0 && i < begin + n);
+    }
     return bytes;
 }
 std::vector<std::byte> part(const std::vector<std::byte>& bytes, int64_t begin, int64_t count) {
@@ -122,6 +157,19 @@ std::vector<std::byte> reduced(Dtype dtype, const std::vector<std::vector<std::b
         dtype, all, begin, n, how, [](bf16 x) { return bf16_to_float(x.bits); }, [](float x) { return bf16{float_to_bf16(x)}; });
 }
 
+int64_t nanoseconds() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+// A number of each rank: all are processes of one host, whose clock they share.
+std::vector<int64_t> gathered(int64_t mine) {
+    Bytes in(Dtype::i64, 1), out(Dtype::i64, mesh().size());
+    test_stream().upload(in.tensor(), &mine);
+    mesh().world().all_gather(out.tensor(), in.tensor(), Cargo::other, test_stream()).wait(test_stream());
+    std::vector<int64_t> all(static_cast<size_t>(mesh().size()));
+    test_stream().download(all.data(), out.tensor());
+    return all;
+}
+
 // Odd ones, and one that is too long to be sent before it is asked for.
 std::vector<int64_t> lengths() { return {0, 1, 7, 1000, 40'003, 700'001}; }
 
@@ -156,7 +204,7 @@ void check_all(Communicator& comm, int salt) {
         {  // all_to_all
             std::vector<std::byte> expected;
             for (int r : ranks) {
-                const std::vector<std::byte> theirs = part(noise(P * n, r, salt + 1), me * n, n);
+                const std::vector<std::byte> theirs = noise(n, r, salt + 1, me * n);
                 expected.insert(expected.end(), theirs.begin(), theirs.end());
             }
             Bytes in(Dtype::u8, P * n), out(Dtype::u8, P * n);
@@ -170,7 +218,7 @@ void check_all(Communicator& comm, int salt) {
             comm.broadcast(data.tensor(), root, Cargo::weights, stream).wait(stream);
             CHECK(data.get() == noise(n, ranks[static_cast<size_t>(root)], salt + 2 + root));
         }
-        if (n > 100'000) continue;  // sums: the same path of messages
+        if (P * n > 200'000) continue;  // brute force takes its time; of the messages, the long ones have been seen
         for (const Dtype dtype : {Dtype::f32, Dtype::f64, Dtype::bf16, Dtype::i32, Dtype::i64}) {
             CAPTURE(name_of(dtype));
             std::vector<std::vector<std::byte>> all;
@@ -200,7 +248,7 @@ void check_all(Communicator& comm, int salt) {
 }  // namespace
 
 TEST_SUITE("ranks") {
-    TEST_CASE("ranks: every operation, on the world, a node, across nodes, and odd and even ranks") {
+    TEST_CASE("ranks: every operation on the world, a node, across nodes, and odd and even ranks") {
         Mesh& m = mesh();
         CHECK(m.size() == m.nodes() * m.ranks_per_node());
         CHECK(m.rank() == m.world().node_of(m.rank()) * m.ranks_per_node() + m.node().rank());
@@ -212,6 +260,202 @@ TEST_SUITE("ranks") {
         CHECK(half->world_rank_of(half->rank()) == m.rank());
         CHECK(half->node_of(half->rank()) == m.world().node_of(m.rank()));
         check_all(*half, 400);
+    }
+
+    TEST_CASE("ranks: messages of any sizes between any pairs, several to one peer, some to oneself") {
+        Communicator& comm = mesh().world();
+        const int P = comm.size(), me = comm.rank();
+        const auto size_of_message = [](int from, int to, int k) {
+            return int64_t{(from * 7 + to * 3 + k * 5) % 11} * (k == 2 ? 30'011 : 1);
+        };
+        std::deque<Bytes> sent, received;
+        std::vector<Communicator::Message> sends, receives;
+        for (int k = 0; k < 3; k++)
+            for (int peer = 0; peer < P; peer++) {
+                if ((me + peer + k) % 3 == 0) continue;  // not everybody to everybody
+                const int64_t mine = size_of_message(me, peer, k), theirs = size_of_message(peer, me, k);
+                sent.emplace_back(Dtype::u8, mine).set(noise(mine, me, 1000 * peer + k));
+                received.emplace_back(Dtype::u8, theirs);
+                sends.push_back({peer, sent.back().tensor()}), receives.push_back({peer, received.back().tensor()});
+            }
+        comm.exchange(sends, receives, Cargo::other, test_stream()).wait(test_stream());
+        size_t i = 0;
+        for (int k = 0; k < 3; k++)
+            for (int peer = 0; peer < P; peer++) {
+                if ((me + peer + k) % 3 == 0) continue;
+                CHECK(received[i++].get() == noise(size_of_message(peer, me, k), peer, 1000 * me + k));
+            }
+        comm.exchange({}, {}, Cargo::other, test_stream()).wait(test_stream());
+    }
+
+    TEST_CASE("ranks: several operations are pending on two communicators, and each rank waits for them in an order of its own") {
+        Communicator &world = mesh().world(), &node = mesh().node();
+        Stream& stream = test_stream();
+        const int P = world.size(), M = node.size(), me = world.rank();
+        const int64_t n = 3'000'001;  // bytes
+        Bytes all(Dtype::u8, P * n), one(Dtype::u8, n), node_all(Dtype::u8, M * n), next(Dtype::u8, n), given(Dtype::u8, n);
+        Bytes sum(Dtype::f32, 1001), scattered(Dtype::f32, 501), summands(Dtype::f32, 501 * P);
+        one.set(noise(n, me, 1)), given.set(noise(n, me, 2));
+        sum.set(numbers(Dtype::f32, 1001, me, 3)), summands.set(numbers(Dtype::f32, 501 * P, me, 4));
+
+        std::vector<Pending> pending;
+        pending.push_back(world.all_gather(all.tensor(), one.tensor(), Cargo::weights, stream));
+        pending.push_back(node.all_gather(node_all.tensor(), one.tensor(), Cargo::weights, stream));
+        pending.push_back(world.all_reduce(sum.tensor(), Reduce::sum, Cargo::gradients, stream));
+        pending.push_back(world.reduce_scatter(scattered.tensor(), summands.tensor(), Cargo::gradients, stream));
+        pending.push_back(world.exchange({{(me + 1) % P, one.tensor()}}, {{(me + P - 1) % P, next.tensor()}}, Cargo::other, stream));
+        pending.push_back(world.broadcast(given.tensor(), P - 1, Cargo::weights, stream));
+        for (size_t i = 0; i < pending.size(); i++) {
+            if (i == 2) world.progress();
+            pending[(i * (me % 2 ? 5 : 1) + static_cast<size_t>(me)) % pending.size()].wait(stream);
+        }
+
+        std::vector<std::vector<std::byte>> sums, scatters;
+        for (int r = 0; r < P; r++) {
+            CHECK(part(all.get(), r * n, n) == noise(n, r, 1));
+            sums.push_back(numbers(Dtype::f32, 1001, r, 3)), scatters.push_back(numbers(Dtype::f32, 501 * P, r, 4));
+        }
+        for (int r = 0; r < M; r++) CHECK(part(node_all.get(), r * n, n) == noise(n, node.world_rank_of(r), 1));
+        CHECK(sum.get() == reduced(Dtype::f32, sums, 0, 1001, Reduce::sum));
+        CHECK(scattered.get() == reduced(Dtype::f32, scatters, me * 501, 501, Reduce::sum));
+        CHECK(next.get() == noise(n, (me + P - 1) % P, 1));
+        CHECK(given.get() == noise(n, P - 1, 2));
+    }
+
+    TEST_CASE("ranks: the largest of numbers with a NaN is NaN, on all ranks") {
+        Bytes x(Dtype::f32, 3);
+        const float values[3] = {mesh().rank() == 0 ? NAN : 1.0f, mesh().rank() == mesh().size() - 1 ? NAN : 2.0f, -INFINITY};
+        test_stream().upload(x.tensor(), values);
+        mesh().world().all_reduce(x.tensor(), Reduce::max, Cargo::other, test_stream()).wait(test_stream());
+        float result[3];
+        test_stream().download(result, x.tensor());
+        CHECK(std::isnan(result[0]));
+        CHECK(std::isnan(result[1]));
+        CHECK(result[2] == -INFINITY);
+    }
+
+    TEST_CASE("ranks: a barrier lets nobody pass before the last has come, and the time is counted") {
+        const int P = mesh().size(), me = mesh().rank();
+        mesh().world().barrier(test_stream());
+        mesh().world().traffic() = {};
+        std::this_thread::sleep_for(std::chrono::milliseconds(20 * me));
+        const int64_t came = nanoseconds();
+        mesh().world().barrier(test_stream());
+        const int64_t left = nanoseconds();
+        const double waited = mesh().world().traffic().waited_seconds;
+        CHECK(waited <= static_cast<double>(left - came) * 1e-9);
+        const std::vector<int64_t> all_came = gathered(came), all_left = gathered(left);
+        CHECK(std::ranges::max(all_came) <= std::ranges::min(all_left));
+        if (me == 0) CHECK(waited >= 0.019 * (P - 1));
+        CHECK(mesh().world().traffic().bytes() == 2 * 8 * (P - 1));  // of the two gathers: a barrier sends nothing
+    }
+
+    TEST_CASE("ranks: progress() alone carries an operation through for the others") {
+        Stream& stream = test_stream();
+        Bytes data(Dtype::f32, 200'003);
+        data.set(numbers(Dtype::f32, 200'003, mesh().rank(), 5));
+        Pending pending = mesh().world().all_reduce(data.tensor(), Reduce::sum, Cargo::other, stream);
+        if (mesh().rank() == 0)
+            for (const int64_t start = nanoseconds(); nanoseconds() < start + 500'000'000;) {
+                mesh().world().progress();
+                std::this_thread::sleep_for(std::chrono::microseconds(100));
+            }
+        const int64_t before = nanoseconds();
+        pending.wait(stream);
+        const int64_t after = nanoseconds();
+        const std::vector<int64_t> all_before = gathered(before), all_after = gathered(after);
+        for (size_t r = 1; r < all_after.size(); r++) CHECK(all_after[r] < all_before[0]);
+    }
+
+    TEST_CASE("ranks: what is sent is counted to the byte, by cargo and by link") {
+        Mesh& m = mesh();
+        Stream& stream = test_stream();
+        Communicator& world = m.world();
+        const int P = m.size(), me = m.rank(), M = m.ranks_per_node();
+        const int64_t inside = M - 1, between = P - M;  // peers
+        Bytes small(Dtype::f32, 7), large(Dtype::f32, 7 * P), other(Dtype::f32, 7 * P), bytes(Dtype::u8, 5);
+        world.barrier(stream);
+        world.traffic() = {};
+        std::fill(bytes_sent().begin(), bytes_sent().end(), 0);
+        const auto check = [&](Cargo cargo, int64_t inside_bytes, int64_t between_bytes) {
+            CHECK(world.traffic().of(cargo).inside_node == inside_bytes);
+            CHECK(world.traffic().of(cargo).between_nodes == between_bytes);
+            CHECK(world.traffic().bytes() == inside_bytes + between_bytes);
+            if (Mesh::has_mpi())
+                CHECK(std::accumulate(bytes_sent().begin(), bytes_sent().end(), int64_t{0}) == inside_bytes + between_bytes);
+            world.traffic() = {};
+            std::fill(bytes_sent().begin(), bytes_sent().end(), 0);
+        };
+        world.all_gather(large.tensor(), small.tensor(), Cargo::weights, stream).wait(stream);
+        check(Cargo::weights, 28 * inside, 28 * between);
+        world.reduce_scatter(small.tensor(), large.tensor(), Cargo::gradients, stream).wait(stream);
+        check(Cargo::gradients, 28 * inside, 28 * between);
+        world.all_to_all(other.tensor(), large.tensor(), Cargo::other, stream).wait(stream);
+        check(Cargo::other, 28 * inside, 28 * between);
+        world.all_reduce(large.tensor(), Reduce::max, Cargo::gradients, stream).wait(stream);
+        check(Cargo::gradients, 56 * inside, 56 * between);
+        world.broadcast(bytes.tensor(), P - 1, Cargo::weights, stream).wait(stream);
+        check(Cargo::weights, me == P - 1 ? 5 * inside : 0, me == P - 1 ? 5 * between : 0);
+        m.node().all_gather(large.tensor().slice_rows(0, 7 * M), small.tensor(), Cargo::other, stream).wait(stream);
+        check(Cargo::other, 28 * inside, 0);
+        m.across().all_gather(large.tensor().slice_rows(0, 7 * m.nodes()), small.tensor(), Cargo::other, stream).wait(stream);
+        check(Cargo::other, 0, 28 * (m.nodes() - 1));
+        world
+            .exchange({{me, small.tensor()}, {(me + 1) % P, bytes.tensor()}},
+                      {{me, other.tensor().slice_rows(0, 7)}, {(me + P - 1) % P, bytes.tensor()}}, Cargo::other, stream)
+            .wait(stream);
+        const bool same_node = world.node_of(me) == world.node_of((me + 1) % P);
+        check(Cargo::other, P > 1 && same_node ? 5 : 0, same_node ? 0 : 5);
+        // three elements among P ranks: some add up none of them
+        int64_t to_inside = 0, to_between = 0;
+        for (int peer = 0; peer < P; peer++) {
+            if (peer == me) continue;
+            int64_t elements = 0;
+            for (int64_t i = 0; i < 3; i++)
+                for (int owner : {peer, me}) elements += 3 * owner / P <= i && i < 3 * (owner + 1) / P;
+            (world.node_of(peer) == world.node_of(me) ? to_inside : to_between) += 4 * elements;
+        }
+        world.all_reduce(small.tensor().slice_rows(0, 3), Reduce::sum, Cargo::gradients, stream).wait(stream);
+        check(Cargo::gradients, to_inside, to_between);
+        world.barrier(stream);
+    }
+
+    TEST_CASE("ranks: an operation that nobody waited for is a bug, unless an exception is under way") {
+        Stream& stream = test_stream();
+        Bytes x(Dtype::f32, 4);
+        const auto begin = [&] { return mesh().world().all_reduce(x.tensor(), Reduce::sum, Cargo::other, stream); };
+        CHECK_THROWS_AS({ Pending dropped = begin(); }, std::logic_error);
+        CHECK_THROWS_AS(
+            {
+                Pending open = begin();
+                throw Error(ExitCode::data, "of another kind");
+            },
+            Error);
+        Pending twice = begin();
+        twice.wait(stream);
+        CHECK_THROWS_AS(twice.wait(stream), std::logic_error);
+        Pending moved = begin(), to = std::move(moved);
+        CHECK(!moved);
+        CHECK_THROWS_AS(to = begin(), std::logic_error);
+        to.wait(stream);
+        mesh().world().barrier(stream);
+    }
+
+    TEST_CASE("ranks: tensors that do not fit together are refused before anything is sent") {
+        Communicator& world = mesh().world();
+        Stream& stream = test_stream();
+        const int P = world.size();
+        Bytes n(Dtype::f32, 6), all(Dtype::f32, 6 * P + 1), halves(Dtype::bf16, 6 * P), codes(Dtype::u8, 6 * P), codes_n(Dtype::u8, 6);
+        const Tensor strided = Tensor(all.tensor().data, Dtype::f32, {2, 3}).slice_cols(0, 2);
+        CHECK_THROWS_AS((void)world.all_gather(all.tensor(), n.tensor(), Cargo::other, stream), std::logic_error);
+        CHECK_THROWS_AS((void)world.all_gather(halves.tensor(), n.tensor(), Cargo::other, stream), std::logic_error);
+        CHECK_THROWS_AS((void)world.reduce_scatter(codes_n.tensor(), codes.tensor(), Cargo::other, stream), std::logic_error);
+        CHECK_THROWS_AS((void)world.all_reduce(codes.tensor(), Reduce::sum, Cargo::other, stream), std::logic_error);
+        CHECK_THROWS_AS((void)world.all_reduce(strided, Reduce::sum, Cargo::other, stream), std::logic_error);
+        CHECK_THROWS_AS((void)world.all_to_all(n.tensor(), n.tensor(), Cargo::other, stream), std::logic_error);
+        CHECK_THROWS_AS((void)world.broadcast(n.tensor(), P, Cargo::other, stream), std::logic_error);
+        CHECK_THROWS_AS((void)world.exchange({{P, n.tensor()}}, {}, Cargo::other, stream), std::logic_error);
+        world.barrier(stream);  // and the ranks still agree
     }
 }
 

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
+#include <vector>
 
 #include "src/base/signals.h"
 #include "src/parallel/mesh.h"
@@ -26,7 +27,7 @@ void run(Mesh& mesh, const std::string& fault) {
     Stream stream;
     const int last = mesh.size() - 1;
     const auto mine = [&](int culprit) { return mesh.rank() == culprit; };
-    std::array<float, 1000> from{}, to{};
+    std::array<float, 1000> from{};
     const Tensor numbers(from.data(), Dtype::f32, {static_cast<int64_t>(from.size())});
 
     for (int step = 0; step < 20; step++) {
@@ -46,14 +47,19 @@ void run(Mesh& mesh, const std::string& fault) {
                 from[0] += 1;
         }
         // One rank has other sizes than the rest, or makes another call.
-        const int64_t n = mine(1) ? (fault == "sends more" ? 9 : fault == "sends less" ? 5 : 7) : 7;
-        if (fault == "sends more" || fault == "sends less") {
-            const Tensor in(from.data(), Dtype::f32, {n}), out(to.data(), Dtype::f32, {n * mesh.size()});
+        if (fault.starts_with("sends")) {
+            int64_t n = fault == "sends much more" ? 2'000'000 : 7;
+            if (mine(1)) n += fault == "sends less" ? -2 : 2;
+            std::vector<float> part(static_cast<size_t>(n)), all(static_cast<size_t>(n * mesh.size()));
+            const Tensor in(part.data(), Dtype::f32, {n}), out(all.data(), Dtype::f32, {n * mesh.size()});
             mesh.world().all_gather(out, in, Cargo::weights, stream).wait(stream);
         }
         if (fault == "another call" && mine(1)) mesh.world().barrier(stream);
-        // A stop signal: is it because a rank is lost?
-        if (fault == "signal" && mine(1)) std::raise(SIGTERM);
+        // What mpirun does to the others when a rank dies.
+        if (fault == "signal after a loss") {
+            if (mine(last)) std::raise(SIGKILL);
+            std::raise(SIGTERM);
+        }
         if (stop_signal()) {
             mesh.check_peers(0.2);
             throw Error(ExitCode::saved, "saved and stopped");

@@ -5,7 +5,7 @@ CXX      ?= g++
 DEPS     ?= .deps#          libraries unpacked without root by scripts/setup.sh --prefix .deps
 BUILD    ?= build
 MARCH    ?= $(if $(filter x86_64,$(shell uname -m)),x86-64-v3)#  AVX2 and FMA; AVX-512 is found at run time
-ONEDNN   ?= auto#           auto | 0; the same for PCRE2, UTF8PROC
+ONEDNN   ?= auto#           auto | 0; the same for PCRE2, UTF8PROC, MPI
 MPI      ?= auto#           MPICC=mpicc tells where it is
 CUDA     ?= auto#           1: code for GPUs; auto: where nvcc and a GPU are here; 0: none
 ARCH     ?= auto#           the GPUs' architectures: 90a, or '80 90a'; auto: that of the GPU that is here
@@ -69,7 +69,7 @@ ifneq ($(MPI),0)
 MPICC    ?= mpicc
 mpi_cpp  := $(shell $(MPICC) --showme:compile 2>/dev/null || pkg-config --cflags ompi-c 2>/dev/null || pkg-config --cflags mpich 2>/dev/null)
 mpi_lib  := $(shell $(MPICC) --showme:link 2>/dev/null || pkg-config --libs ompi-c 2>/dev/null || pkg-config --libs mpich 2>/dev/null)
-has_mpi  := $(if $(mpi_lib),$(shell printf '$(hash)include <mpi.h>\n' | $(CXX) $(mpi_cpp) -E -x c++ - >/dev/null 2>&1 && echo yes))
+has_mpi  := $(if $(mpi_lib),$(shell printf '$(hash)include <mpi.h>\n' | $(CXX) $(CPPFLAGS) $(mpi_cpp) -E -x c++ - >/dev/null 2>&1 && echo yes))
 LDLIBS   += $(if $(has_mpi),$(mpi_lib))
 endif
 no_bpe := $(if $(has_pcre2),,libpcre2-dev) $(if $(has_utf8proc),,libutf8proc-dev)
@@ -105,7 +105,7 @@ found:
 	@echo "compiler  $(shell $(CXX) --version | head -1)  $(if $(MARCH),-march=$(MARCH))"
 	@echo "oneDNN    $(if $(has_onednn),found: used for CPU matrix products,not found: our own product is used (for more speed: sh scripts/setup.sh$(comma) package libdnnl-dev))"
 	@echo "BPE       $(if $(strip $(no_bpe)),$(strip $(no_bpe)) not found: $(if $(has_pcre2),no tokenizer.json with NFC can be read,no tokenizer.json can be read) (sh scripts/setup.sh),PCRE2 and utf8proc found: tokenizer.json is read)"
-	@echo "MPI       $(if $(has_mpi),found: mpirun -np 4 ./train runs four ranks,not found: one rank (for more: sh scripts/setup.sh$(comma) package libopenmpi-dev))"
+	@echo "MPI       $(if $(has_mpi),found: mpirun -np 4 ./train runs four ranks,$(if $(filter 0,$(MPI)),not used: MPI=0,not found): one rank only (for more: sh scripts/setup.sh$(comma) package libopenmpi-dev))"
 ifeq ($(use_cuda),yes)
 	@echo "CUDA      $(NVCC) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')$(comma) code for$(archs:%= sm_%)"
 else
@@ -169,7 +169,13 @@ SIMT_FLAGS ?= -std=c++20 -O2 -g1 -fsanitize=thread --param tsan-instrument-func-
 $(BUILD)/kernels/%.cpp.o: OPTIMIZE = -O3
 $(BUILD)/tests/%.cpp.o:   OPTIMIZE = -O1
 $(BUILD)/src/command/%.cpp.o $(BUILD)/src/config/%.cpp.o: OPTIMIZE = -O1#  nothing here is hot, and CLI11's headers are large
-$(BUILD)/src/parallel/%.cpp.o $(BUILD)/tests/device/comm_test.cpp.o: CPPFLAGS += $(if $(has_mpi),-DTRAIN_HAS_MPI $(mpi_cpp))
+# What knows about MPI is compiled anew where the answer changed.
+mpi_obj := $(patsubst %,$(BUILD)/%.o,$(wildcard src/parallel/*.cpp) tests/device/comm_test.cpp)
+$(mpi_obj): CPPFLAGS += $(if $(has_mpi),-DTRAIN_HAS_MPI $(mpi_cpp))
+$(mpi_obj): $(BUILD)/mpi_side
+$(BUILD)/mpi_side: FORCE
+	@mkdir -p $(@D)
+	@echo '$(if $(has_mpi),$(mpi_cpp))' | cmp -s - $@ || echo '$(if $(has_mpi),$(mpi_cpp))' > $@
 OPTIMIZE = -O2
 $(BUILD)/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)
@@ -257,6 +263,6 @@ help:
 	@echo "make format   clang-format             make bench     speed beside others"
 	@echo "make CUDA=1 ARCH=90a                   with code for GPUs of that architecture (default: the GPU that is here)"
 	@echo "make cuda-report | cuda-check          registers and spills of the GPU's kernels, beside the table in tests/cuda"
-	@echo "variables: CXX MARCH=native ONEDNN=0 DEPS=.deps BUILD=build JOBS=2"
+	@echo "variables: CXX MARCH=native ONEDNN=0 MPI=0 DEPS=.deps BUILD=build JOBS=2"
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

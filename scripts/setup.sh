@@ -13,6 +13,7 @@ Looks for make, a C++20 compiler and the libraries of ./train, and installs what
   --prefix DIR             needs no root: downloads the libraries' packages and unpacks them into DIR. The Makefile
                            looks into .deps, so: --prefix .deps (another folder: make DEPS=DIR). All of them are
                            unpacked, also those that this system has: the folder can travel to a machine without network.
+                           MPI is not among them: it does not run from another folder than its own.
   --lean                   with --prefix: without oneDNN, documentation and static libraries, an eighth of the size
   --help                   this text
 
@@ -53,6 +54,8 @@ doctest  doctest-dev        optional make test cannot be built
 onednn   libdnnl-dev        optional matrix products are slower: our own are used instead of oneDNN's
 pcre2    libpcre2-dev       optional vocabularies of GPT-2, Llama 3, Qwen (tokenizer.json) cannot be read
 utf8proc libutf8proc-dev    optional vocabularies that normalize text (Qwen) cannot be read
+openmpi  libopenmpi-dev     optional ./train runs as one rank only
+mpirun   openmpi-bin        optional nothing starts several ranks
 bible    bible-kjv          optional make demo has no text to train on
 bzip2    bzip2              optional the demo's report lacks the line of bzip2
 END
@@ -70,6 +73,8 @@ look() {
             echo "$name"
         fi
     done | preprocess
+    ! command -v mpicc >/dev/null || echo openmpi
+    ! command -v mpirun >/dev/null || echo mpirun
     ! { command -v bible || [ -x "$deps/usr/bin/bible" ]; } >/dev/null || echo bible
     ! command -v bzip2 >/dev/null || echo bzip2
 }
@@ -216,7 +221,7 @@ report
 status=2
 if ! has_apt; then
     say "" "This system has no apt-get. Install with its own package manager: make, a C++20 compiler (GCC 11 or Clang 14 or later)," \
-        "CLI11, nlohmann/json and xxHash; optional are doctest, oneDNN, PCRE2, utf8proc and bible-kjv (the text of make demo)."
+        "CLI11, nlohmann/json and xxHash; optional are doctest, oneDNN, PCRE2, utf8proc, Open MPI and bible-kjv (the text of make demo)."
 elif [ -z "$prefix" ] && [ "$(id -u)" = 0 ]; then
     status=8
     [ -z "$required" ] ||
@@ -230,7 +235,7 @@ else
     if [ $# -gt 0 ]; then
         say "" "To install what is missing, run:"
         printf 'sudo apt-get update && sudo apt-get install -y --no-install-recommends %s\n' "$*"
-        [ -n "$prefix" ] || say "or, without root and for all but make and the compiler:  sh scripts/setup.sh --prefix .deps"
+        [ -n "$prefix" ] || say "or, without root and for all but make, the compiler and MPI:  sh scripts/setup.sh --prefix .deps"
     fi
 fi
 [ -z "$required" ] || exit "$status"

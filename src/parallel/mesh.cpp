@@ -37,10 +37,10 @@ Mesh::Mesh() : threads_(allowed_cores()) {
 void Mesh::start(const MeshOptions& options) {
     const Launcher launcher = find_launcher([](const char* name) -> const char* { return std::getenv(name); });
     if (launcher.name.empty() || launcher.ranks == 1) return;
-    if (has_mpi()) return start_mpi(options);
+    if (has_mpi()) return start_mpi(options, launcher);
     if (launcher.ranks > 1 || std::getenv("PMIX_RANK") != std::string("0"))
         throw Error(ExitCode::usage, format("%s started several ranks, and this ./train was built without MPI", launcher.name.c_str()),
-                    "install MPI and build again: sh scripts/setup.sh (packages libopenmpi-dev, openmpi-bin), then make clean, make");
+                    "install MPI and build again: sh scripts/setup.sh (packages libopenmpi-dev, openmpi-bin), then make");
 }
 
 #ifdef TRAIN_HAS_MPI
@@ -60,11 +60,17 @@ std::vector<T> gather(const T& mine, MPI_Comm mpi) {
 
 }  // namespace
 
-void Mesh::start_mpi(const MeshOptions& options) {
+void Mesh::start_mpi(const MeshOptions& options, const Launcher& launcher) {
     int provided = 0;
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
     mpi_ = true;
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);  // inherited by what is split from it
+    // srun without --mpi: each process would be a run of its own, all in one directory.
+    int started = 0;
+    check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &started), "MPI_Comm_size");
+    if (launcher.ranks > 0 && launcher.ranks != started)
+        throw Error(ExitCode::usage, format("%s started %d ranks, and MPI knows of %d", launcher.name.c_str(), launcher.ranks, started),
+                    "start with mpirun -np N, or with srun --mpi=pmix (srun --mpi=list says what this Slurm has)");
 
     // The host's ranks, and the first of them, which stands for the host.
     MPI_Comm host = MPI_COMM_NULL, mpi = MPI_COMM_NULL;
@@ -143,7 +149,7 @@ int Mesh::leave(int exit_code, const std::string& sentence) {
 #else
 
 bool Mesh::has_mpi() { return false; }
-void Mesh::start_mpi(const MeshOptions&) {}
+void Mesh::start_mpi(const MeshOptions&, const Launcher&) {}
 Mesh::~Mesh() = default;
 int Mesh::leave(int exit_code, const std::string&) { return exit_code; }
 

@@ -38,7 +38,8 @@ public:
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
 
-    // Error(usage) under a launcher of several ranks where this build has no MPI, and where ranks_per_node does not divide their number.
+    // Error(usage) under a launcher of several ranks where this build has no MPI or MPI knows of another number, and where
+    // ranks_per_node does not divide it.
     void start(const MeshOptions& options = {});
 
     // Of a rank that failed, with what it printed: returns the exit code where there are no other ranks, else ends the process with it.
@@ -69,7 +70,7 @@ public:
     static bool has_mpi();
 
 private:
-    void start_mpi(const MeshOptions& options);
+    void start_mpi(const MeshOptions& options, const Launcher& launcher);
 
     std::unique_ptr<PeerWatch> watch_;
     std::unique_ptr<Communicator> world_, node_, across_;

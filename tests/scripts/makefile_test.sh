@@ -1,8 +1,9 @@
 #!/bin/sh
-# What the Makefile finds of the CUDA toolkit: nothing set, CUDA_HOME or NVCC set, none there. With a stand-in for nvcc.
+# What the Makefile finds of the CUDA toolkit: nothing set, CUDA_HOME or NVCC set, none there; and of MPI. With stand-ins for nvcc, mpicc.
+# shellcheck disable=SC2016  # the stand-ins expand their own variables
 # shellcheck source=tests/scripts/check.sh
 . "$(dirname "$0")/check.sh"
-unset CUDA_HOME NVCC CUDA ARCH MAKEFLAGS MAKELEVEL
+unset CUDA_HOME NVCC CUDA ARCH MPI MPICC PKG_CONFIG_PATH MAKEFLAGS MAKELEVEL
 cd "$repo" || exit 1
 mkdir -p "$tmp/toolkit/bin"
 printf '#!/bin/sh\necho "Cuda compilation tools, release 12.9, V12.9.1"\n' > "$tmp/toolkit/bin/nvcc"
@@ -15,4 +16,14 @@ run env PATH="$tmp/toolkit/bin:$PATH" NVCC=nvcc make CUDA=1 found;     expect "m
 run make CUDA=1 NVCC= found;                                           expect "makefile: CUDA=1 without nvcc is refused, with a remedy" 2 'CUDA=1 needs nvcc' 'CUDA_HOME='
 run make CXX='g++ -nostdinc -nostdinc++' found;                        expect "makefile: what is not there is said to be missing, with a remedy" 2 '^oneDNN .*not found' '^BPE .*not found' '^missing .*cli11.*setup.sh'
 run make CUDA=0 found;                                                 expect "makefile: CUDA=0 is content" 0 '^CUDA'
+
+mkdir "$tmp/mpi"
+: > "$tmp/mpi/mpi.h"
+printf '#!/bin/sh\ncase $1 in *compile) echo "-I%s" ;; *link) echo "-lmpi" ;; esac\n' "$tmp/mpi" > "$tmp/mpi/mpicc"
+chmod +x "$tmp/mpi/mpicc"
+run make MPICC="$tmp/mpi/mpicc" found;                                 expect "makefile: MPI is where its compiler wrapper says" 0 '^MPI .*found: mpirun -np 4'
+run make MPICC="$tmp/mpi/mpicc" MPI=0 found;                           expect "makefile: MPI=0 is one rank" 0 '^MPI .*not used: MPI=0: one rank'
+run env PKG_CONFIG_LIBDIR="$tmp" make MPICC=no-such-mpicc found;       expect "makefile: so is no MPI, and that is said" 0 '^MPI .*not found: one rank.*setup.sh'
+rm "$tmp/mpi/mpi.h"
+run make MPICC="$tmp/mpi/mpicc" found;                                 expect "makefile: a wrapper without a header is no MPI" 0 '^MPI .*not found'
 finish

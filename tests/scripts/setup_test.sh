@@ -41,7 +41,7 @@ stub dpkg-deb <<'END'
 #!/bin/sh
 mkdir -p "$3/usr/include"; read -r name < "$2"; echo unpacked > "$3/usr/include/$name"
 END
-for tool in make bzip2 bible; do printf '#!/bin/sh\n' | stub $tool; done
+for tool in make bzip2 bible mpicc mpirun; do printf '#!/bin/sh\n' | stub $tool; done
 
 # machine UID LACKS...: a new one, with package lists and everything on offer
 machine() {
@@ -79,6 +79,11 @@ setup;                        expect "setup: a release without oneDNN is told, w
 machine 0 pcre2 utf8proc; echo libutf8proc-dev > "$MACHINE/unoffered"
 setup;                        expect "setup: vocabulary files need two more" 0 "pcre2 .* installed"
 holds "setup: what is on offer is installed" apt_ran "install .*=300 libpcre2-dev\$"
+
+machine 0; rm bin/mpicc bin/mpirun
+setup;                        expect "setup: several ranks need MPI and its launcher" 0 "openmpi .* missing .*one rank only" "mpirun .* missing"
+holds "setup: which root gets" apt_ran "install .*=300 libopenmpi-dev openmpi-bin\$"
+for tool in mpicc mpirun; do printf '#!/bin/sh\n' | stub $tool; done
 
 machine 0 cli11; : > "$MACHINE/offline"
 setup;                        expect "setup: a download that fails ends with 8" 8 "could not install"

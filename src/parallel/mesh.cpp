@@ -35,6 +35,7 @@ Mesh::Mesh() : threads_(allowed_cores()) {
 }
 
 void Mesh::start(const MeshOptions& options) {
+    ENSURE(!mpi_);
     const Launcher launcher = find_launcher([](const char* name) -> const char* { return std::getenv(name); });
     if (launcher.name.empty() || launcher.ranks == 1) return;
     if (has_mpi()) return start_mpi(options, launcher);

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <deque>
 #include <numeric>
+#include <string>
 #include <thread>
 
 #include "src/base/arena.h"
@@ -51,15 +52,19 @@ int from_environment(const char* name, int otherwise) {
 // One for all tests; it ends MPI when the process exits.
 Mesh& mesh() {
     static Mesh mesh;
-    static const bool started = [] {
+    static const std::string failure = [] {
         MeshOptions options;
         options.ranks_per_node = from_environment("TEST_RANKS_PER_NODE", 0);
         options.largest_message = from_environment("TEST_LARGEST_MESSAGE", 1 << 30);
         options.timeout_seconds = 30;
-        mesh.start(options);
-        return true;
+        try {
+            mesh.start(options);
+        } catch (const Error& error) {
+            return std::string(error.what());
+        }
+        return std::string();
     }();
-    (void)started;
+    REQUIRE_MESSAGE(failure.empty(), failure);
     return mesh;
 }
 
@@ -346,8 +351,8 @@ TEST_SUITE("ranks") {
         CHECK(waited <= static_cast<double>(left - came) * 1e-9);
         const std::vector<int64_t> all_came = gathered(came), all_left = gathered(left);
         CHECK(std::ranges::max(all_came) <= std::ranges::min(all_left));
-        if (me == 0) CHECK(waited >= 0.019 * (P - 1));
-        CHECK(mesh().world().traffic().bytes() == 2 * 8 * (P - 1));  // of the two gathers: a barrier sends nothing
+        CHECK(waited >= 0.5e-9 * static_cast<double>(std::ranges::max(all_came) - came));  // half: it may be kept from its core in between
+        CHECK(mesh().world().traffic().bytes() == 2 * 8 * (P - 1));                        // of the two gathers: a barrier sends nothing
     }
 
     TEST_CASE("ranks: progress() alone carries an operation through for the others") {

@@ -80,4 +80,7 @@ sleep 0.2
 holds "ranks: no process is left behind" [ -z "$(pgrep -f "$build/run_tests -ts=rank faults")" ]
 TEST_RANKS_PER_NODE=2 run mpi 3 "$build/run_tests" -ts=ranks
 expect "ranks: nodes that do not divide the ranks are refused" 1 '3 ranks are not nodes of 2 each'
+# srun whose processes MPI takes for runs of one rank each
+run env SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=0 timeout 30 "$build/run_tests" -ts=ranks
+expect "ranks: a launcher whose ranks MPI does not know is refused" 1 'srun started 4 ranks, and MPI knows of 1'
 finish

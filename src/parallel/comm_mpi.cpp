@@ -73,14 +73,15 @@ struct Buffer {
 
 class BufferPool {
 public:
-    // The smallest that is large enough, else a new one.
+    // The smallest that is large enough, else a new one. A much larger one is left to whom it was made for.
     std::unique_ptr<Buffer> take(const Stream& stream, int64_t bytes) {
         auto best = free_.end();
         for (auto it = free_.begin(); it != free_.end(); ++it) {
             const int64_t size = (*it)->memory.bytes();
-            if ((*it)->pinned == stream.on_gpu() && size >= bytes && (best == free_.end() || size < (*best)->memory.bytes())) best = it;
+            if ((*it)->pinned != stream.on_gpu() || size < bytes || size > 2 * std::max(bytes, smallest)) continue;
+            if (best == free_.end() || size < (*best)->memory.bytes()) best = it;
         }
-        if (best == free_.end()) return std::make_unique<Buffer>(stream, std::max<int64_t>(bytes, 64));
+        if (best == free_.end()) return std::make_unique<Buffer>(stream, std::max(bytes, smallest));
         std::unique_ptr<Buffer> buffer = std::move(*best);
         free_.erase(best);
         if (buffer->used) gpu::synchronize(buffer->used);
@@ -89,6 +90,7 @@ public:
     void give_back(std::unique_ptr<Buffer> buffer) { free_.push_back(std::move(buffer)); }
 
 private:
+    static constexpr int64_t smallest = 4096;  // bytes
     std::vector<std::unique_ptr<Buffer>> free_;
 };
 

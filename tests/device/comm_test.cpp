@@ -79,12 +79,12 @@ public:
     const Tensor& tensor() const { return tensor_; }
     std::vector<std::byte> get() const {
         std::vector<std::byte> bytes(static_cast<size_t>(tensor_.bytes()));
-        test_stream().download(bytes.data(), tensor_);
+        if (!bytes.empty()) test_stream().download(bytes.data(), tensor_);
         return bytes;
     }
     void set(const std::vector<std::byte>& bytes) {
         REQUIRE(static_cast<int64_t>(bytes.size()) == tensor_.bytes());
-        test_stream().upload(tensor_, bytes.data());
+        if (!bytes.empty()) test_stream().upload(tensor_, bytes.data());
     }
 
 private:
@@ -360,7 +360,7 @@ TEST_SUITE("ranks") {
         Bytes data(Dtype::f32, 200'003);
         data.set(numbers(Dtype::f32, 200'003, mesh().rank(), 5));
         Pending pending = mesh().world().all_reduce(data.tensor(), Reduce::sum, Cargo::other, stream);
-        if (mesh().rank() == 0)
+        if (mesh().rank() == 0 && mesh().size() > 1)
             for (const int64_t start = nanoseconds(); nanoseconds() < start + 500'000'000;) {
                 mesh().world().progress();
                 std::this_thread::sleep_for(std::chrono::microseconds(100));

@@ -21,14 +21,16 @@
 #include "src/command/evaluation.h"     // Evaluator
 #include "src/command/pace.h"           // Pace
 #include "src/command/progress.h"       // ProgressLine
-#include "src/command/run_directory.h"  // open_run_directory, check_resume, write_run_json
+#include "src/command/run_directory.h"  // check_resume, write_run_json
 #include "src/command/run_memory.h"     // RunMemory
+#include "src/command/run_ranks.h"      // start_ranks, open_run_directory
 #include "src/command/run_setup.h"      // resolve_options, use_processor, fill_new_weights
 #include "src/command/run_output.h"     // run_tables, write_run_report
 #include "src/command/run_state.h"      // save_run_state, restore_run_state
 #include "src/command/training_step.h"  // TrainingStep
 #include "src/config/options.h"         // Options
 #include "src/optim/master_copy.h"      // MasterCopy
+#include "src/parallel/agree.h"         // any_rank, numbers_of_all
 #include "src/plan/memory.h"            // available_memory, memory_json
 #include "src/plan/peak.h"              // measure_ceiling
 #include "src/report/console.h"         // StepPrinter, lines
@@ -37,6 +39,9 @@ namespace traincu {
 namespace {
 
 struct Run {
+    explicit Run(Mesh& ranks) : mesh(ranks) {}
+
+    Mesh& mesh;  // the ranks: each has a Run, and rank 0 writes and speaks
     Options options;
     std::string command;
     RealIo io;
@@ -59,7 +64,7 @@ struct Run {
 // ---- 1. options
 
 void read_options(Run& run, int argc, char** argv) {
-    Options& o = run.options = parse_options(argc, argv);
+    Options& o = run.options = start_ranks(argc, argv, run.mesh);
     for (int i = 0; i < argc; i++) run.command += (i ? " " : "") + std::string(argv[i]);
     if (o.data.empty())
         throw Error(ExitCode::usage, "no training data: --data is missing",
@@ -67,7 +72,7 @@ void read_options(Run& run, int argc, char** argv) {
     if (!o.hellaswag.empty() && o.val_data.empty())
         throw Error(ExitCode::usage, "--hellaswag is scored with every validation, and there is none without --val-data",
                     "give --val-data too");
-    run.threads = use_processor(o);
+    run.threads = use_processor(o, run.mesh.threads_per_rank());
     run.stream = open_stream(o.device, o.precision);
     choose_products(o, run.stream);
     choose_determinism(o, run.stream);
@@ -79,10 +84,7 @@ void read_options(Run& run, int argc, char** argv) {
 void open_data(Run& run) {
     Options& o = run.options;
     run.files = resolve_options(o);
-    LoaderConfig config = loader_config(o, o.data);
-    config.rows_per_step = o.total_batch_tokens / o.seq_len;
-    config.shuffle = o.shuffle;
-    run.data = std::make_unique<Loader>(config);
+    run.data = std::make_unique<Loader>(training_loader_config(o, run.mesh.rank()));
     if (!o.val_data.empty()) run.val_data = std::make_unique<Loader>(loader_config(o, o.val_data));
     if (!o.hellaswag.empty()) run.hellaswag = read_choices(o.hellaswag, o.vocab_size);
 }
@@ -91,14 +93,15 @@ void open_data(Run& run) {
 
 void build_model(Run& run) {
     Options& o = run.options;
-    run.directory = open_run_directory(run.io, o);  // only now: a mistake so far leaves nothing behind
+    run.directory = open_run_directory(run.io, o, run.mesh);  // only now: a mistake so far leaves nothing behind
     if (run.directory.resumes()) check_resume(run.directory, o, run.data->fingerprint());
     const RunUses uses{run.val_data != nullptr, run.files.tokenizer != nullptr};
     resolve_recompute(o, uses, available_memory(run.stream));
-    run.memory = std::make_unique<RunMemory>(o, uses);
+    run.memory = std::make_unique<RunMemory>(o, uses, run.mesh.rank());
+    if (run.memory->sharding) run.memory->sharding->connect(run.mesh.world());
     // before the memory is taken: it needs some of its own
     const Ceiling ceiling = measure_ceiling(run.stream, run.memory->weights.dtype, run.threads);
-    run.peak_flops = ceiling.flops, run.machine = ceiling.text;
+    run.peak_flops = ceiling.flops * run.mesh.size(), run.machine = ceiling.text;
     run.memory->allocate(run.stream);
     if (run.val_data)
         run.evaluator = std::make_unique<Evaluator>(*run.memory->validation, *run.val_data, o.batch_size, o.seq_len, o.val_tokens,
@@ -111,7 +114,15 @@ void build_model(Run& run) {
 // ---- 4. weights
 
 RunState state_of(Run& run) {
-    return {run.step, run.tokens, run.data.get(), &run.memory->weights, &run.memory->optimizer, &run.stream, run.files.tokenizer.get()};
+    return {run.step,
+            run.tokens,
+            run.data.get(),
+            &run.memory->weights,
+            &run.memory->optimizer,
+            &run.stream,
+            run.files.tokenizer.get(),
+            run.memory->sharding.get(),
+            &run.mesh.world()};
 }
 
 void restore(Run& run) {
@@ -121,11 +132,14 @@ void restore(Run& run) {
     nlohmann::ordered_json facts = {{"parameters", weights.table.count()},
                                     {"gemm_engine", gemm_engine_name(run.stream.device(), weights.dtype)},
                                     {"threads", run.threads},
+                                    {"ranks", run.mesh.size()},
+                                    {"nodes", run.mesh.nodes()},
                                     {"machine", run.machine}};
     facts["memory"] = memory_json(run.memory->arenas());
-    write_run_json(run.directory, run.options, run.command, facts);
-    run.log = std::make_unique<RunLog>(run.directory.path + "/log.jsonl", run.directory.resumes() ? run.directory.checkpoint->step : -1,
-                                       run.options.tensorboard);
+    const bool writes = run.mesh.rank() == 0;
+    if (writes) write_run_json(run.directory, run.options, run.command, facts);
+    run.log = std::make_unique<RunLog>(writes ? run.directory.path + "/log.jsonl" : "",
+                                       run.directory.resumes() ? run.directory.checkpoint->step : -1, writes && run.options.tensorboard);
     if (run.directory.resumes()) {
         RunState state = state_of(run);
         if (!restore_run_state(run.directory, state)) std::printf("the data changed: its order begins anew\n");
@@ -144,6 +158,7 @@ void restore(Run& run) {
 // A checkpoint that cannot be written is worth a warning; three in a row end the run, and so does `required` (the last one).
 void save(Run& run, bool required) try {
     const std::string path = save_run_state(run.io, run.directory, state_of(run), run.options);
+    if (path.empty()) return;  // rank 0's matter
     std::printf("saved %s\n", path.c_str());
     run.log->checkpoint(run.step, path);
     if (run.options.keep > 0) retain_checkpoints(run.io, run.directory.path, static_cast<int>(run.options.keep));
@@ -157,11 +172,14 @@ void save(Run& run, bool required) try {
 
 void validate(Run& run) {
     if (!run.evaluator) return;
-    const Evaluation result = run.evaluator->run(run.stream);
+    const Evaluation result = run.evaluator->run(run.stream, nullptr, &run.mesh.world());
     ValidationRecord record{run.step, result.loss(), result.bits_per_byte(), run.tokens};
     if (run.choice_scorer) {
         ProgressLine line("hellaswag");
-        record.hellaswag = run.choice_scorer->run(run.stream, [&](double share) { line(share); }).acc_norm();
+        record.hellaswag = run.choice_scorer
+                               ->run(
+                                   run.stream, [&](double share) { line(share); }, &run.mesh.world())
+                               .acc_norm();
     }
     std::printf("%s\n", validation_line(record).c_str());
     run.log->validation(record);
@@ -195,8 +213,8 @@ void finish_step(Run& run, TrainingStep::Result result, Pace& pace, StepPrinter&
 
 int train(Run& run) {
     const Options& o = run.options;
-    TrainingStep training_step(o, run.memory->trainer, run.memory->weights, run.memory->optimizer, run.memory->tree.get(), run.peak_flops,
-                               run.stream);
+    Communicator& world = run.mesh.world();
+    TrainingStep training_step(o, *run.memory, run.mesh.size() > 1 ? &world : nullptr, run.peak_flops, run.stream);
     StepPrinter printer(isatty(STDOUT_FILENO));
     const auto start = std::chrono::steady_clock::now();
     Pace pace;
@@ -205,8 +223,9 @@ int train(Run& run) {
     StepBatch batch;
 
     // what is due at the step of a signal is left to the resumed run
-    if ((run.step == 0 || due(o.val_every)) && run.log->last_validation() < run.step) validate(run);
-    if (run.step > 0 && due(o.sample_every) && run.log->last_sample() < run.step) sample(run);
+    auto last = [&](int64_t logged) { return numbers_of_all(world, logged)[0]; };  // rank 0 has the log
+    if ((run.step == 0 || due(o.val_every)) && last(run.log->last_validation()) < run.step) validate(run);
+    if (run.step > 0 && due(o.sample_every) && last(run.log->last_sample()) < run.step) sample(run);
     while (run.step < o.max_steps) {
         if (!o.overfit_batch) {
             batch = run.data->next();
@@ -217,7 +236,7 @@ int train(Run& run) {
         training_step.submit(submitted++, batch);
         const bool out_of_time =
             o.max_minutes > 0 && std::chrono::steady_clock::now() - start > std::chrono::duration<double, std::ratio<60>>(o.max_minutes);
-        const bool stopping = (stop_signal() || out_of_time) && submitted < o.max_steps;
+        const bool stopping = any_rank(world, stop_signal() || out_of_time) && submitted < o.max_steps;
         // A GPU has one step in line while it computes another, except where something follows that needs the weights.
         const bool pause = stopping || submitted == o.max_steps || due(o.val_every) || due(o.sample_every) || due(o.checkpoint_every);
         while (training_step.under_way() > (run.stream.on_gpu() && !pause ? 1 : 0))
@@ -245,13 +264,13 @@ int train(Run& run) {
     validate(run);
     save(run, true);
     sample(run);
-    write_run_report(run.directory.path);
+    if (run.mesh.rank() == 0) write_run_report(run.directory.path);
     return 0;
 }
 
-int train_command(int argc, char** argv) {
+int train_command(int argc, char** argv, Mesh& mesh) {
     catch_stop_signals();
-    Run run;
+    Run run(mesh);
     read_options(run, argc, argv);
     open_data(run);
     build_model(run);
@@ -259,7 +278,7 @@ int train_command(int argc, char** argv) {
     return train(run);
 }
 
-int run_command(int argc, char** argv) {
+int run_command(int argc, char** argv, Mesh& mesh) {
     if (argc < 2) return std::fputs(examples, stdout), 0;
     const std::string command = argv[1];
     if (command == "--version") return std::fputs(build_summary().c_str(), stdout), 0;
@@ -268,7 +287,7 @@ int run_command(int argc, char** argv) {
         throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
                     "the commands are tokenize, generate, eval, export, inspect, report, plan, bench, verify-determinism, "
                     "compare-numerics; without one, ./train trains");
-    return train_command(argc, argv);
+    return train_command(argc, argv, mesh);
 }
 
 }  // namespace
@@ -278,18 +297,17 @@ int main(int argc, char** argv) {
     using namespace traincu;
     wait_passively(argv);
     keep_freed_memory();
+    Mesh mesh;  // of one rank, until a training run starts it
     try {
-        return run_command(argc, argv);
+        return run_command(argc, argv, mesh);
     } catch (const HelpRequested& help) {
         std::fputs(help.text.c_str(), stdout);
         return 0;
     } catch (const Error& error) {
-        std::fflush(stdout);
-        std::fprintf(stderr, "error: %s\n  what to do: %s\n%s\n", error.what(), error.remedy().c_str(), error.json().c_str());
-        return static_cast<int>(error.code());
+        return end_by_error(error, mesh);
     } catch (const std::exception& error) {
         std::fflush(stdout);
         std::fprintf(stderr, "internal error: %s\n  this is a bug in train.cu: please report it with the command line\n", error.what());
-        return 1;
+        return mesh.leave(1, error.what());
     }
 }

@@ -23,9 +23,11 @@ struct Factors {
           eps(T(p.eps)),
           clip(T(guard.clip)),
           seed(p.seed),
+          first_index(p.first_index),
           step(static_cast<uint32_t>(guard.adam_steps)) {}
     T m_correction, v_correction, beta1, beta2, rest1, rest2, lr, eps, clip;
     uint64_t seed;
+    int64_t first_index;
     uint32_t step;
 };
 
@@ -49,9 +51,10 @@ struct Moments {
 struct RoundedMoments {
     bf16 *m, *v;
     uint64_t seed;
+    int64_t first_index;
     uint32_t step;
     void store(int64_t i, float new_m, float new_v) const {
-        const uint32_t random = random_word({seed, RandomStream::rounding}, step, i);
+        const uint32_t random = random_word({seed, RandomStream::rounding}, step, first_index + i);
         m[i] = rounded_by_chance(new_m, random & 0xFFFF), v[i] = rounded_by_chance(new_v, random >> 16);
     }
 };
@@ -90,10 +93,11 @@ struct Split {
 struct ByChance {
     bf16* weights;
     uint64_t seed;
+    int64_t first_index;
     uint32_t step;
     float load(int64_t i) const { return widened(weights[i]); }
     bool store(int64_t i, float w) const {
-        weights[i] = rounded_by_chance(w, random_word({seed, RandomStream::weight_rounding}, step, i) & 0xFFFF);
+        weights[i] = rounded_by_chance(w, random_word({seed, RandomStream::weight_rounding}, step, first_index + i) & 0xFFFF);
         return overflowed(w, widened(weights[i]));
     }
 };
@@ -129,7 +133,7 @@ void with_weights(const Tensor& weights, const Tensor& kept, const WeightRange& 
         if (type == Dtype::f16) return body(Mastered<T, f16>{stored(f16{}), master});
     }
     if constexpr (std::is_same_v<T, float>) {
-        if (type == Dtype::bf16 && range.kept_at < 0) return body(ByChance{stored(bf16{}), f.seed, f.step});
+        if (type == Dtype::bf16 && range.kept_at < 0) return body(ByChance{stored(bf16{}), f.seed, f.first_index, f.step});
         if (type == Dtype::bf16 && kept.dtype == Dtype::i16) return body(Split{stored(bf16{}), kept.as<int16_t>() + range.kept_at - begin});
     }
     ENSURE(!"a way to keep weights that AdamW knows");
@@ -143,7 +147,7 @@ void adamw_update(Tensor weights, Tensor kept, Tensor m, Tensor v, Tensor grad, 
     const int64_t n = grad.numel();
     for (const Tensor& t : {m, v, grad}) ENSURE(t.contiguous() && t.numel() == n);
     ENSURE(weights.contiguous() && (!kept || kept.contiguous()) && m.dtype == v.dtype && ranges.is({ranges.rows(), weight_range_size}));
-    ENSURE(ranges.rows() > 0 && guard_state.is({guard_state_size}));
+    ENSURE(ranges.rows() > 0 && guard_state.is({guard_state_size}) && params.first_index % 4 == 0);
     if (stream.on_gpu()) return gpu::adamw_update(weights, kept, m, v, grad, ranges, guard_state, params, stream);
     GuardState& guard = guard_state_of(guard_state);
     if (guard.verdict != Verdict::accepted) return;
@@ -161,7 +165,7 @@ void adamw_update(Tensor weights, Tensor kept, Tensor m, Tensor v, Tensor grad, 
             cpu::with_weights<T>(weights, kept, range, begin, factors, [&](auto w) {
                 if constexpr (std::is_same_v<T, float>)
                     if (m.dtype == Dtype::bf16) {
-                        const cpu::RoundedMoments moments{m.as<bf16>(), v.as<bf16>(), factors.seed, factors.step};
+                        const cpu::RoundedMoments moments{m.as<bf16>(), v.as<bf16>(), factors.seed, factors.first_index, factors.step};
                         guard.overflows += cpu::update(w, moments, grad.as<T>(), begin, range.end, decay, factors);
                         return;
                     }

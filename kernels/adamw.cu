@@ -32,6 +32,7 @@ struct AdamwFactors {
     double beta1_exact, beta2_exact;
     float beta1, beta2, rest1, rest2, lr, eps, decay;
     uint64_t seed;
+    int64_t first_index;
 };
 
 // What depends on the step.
@@ -150,7 +151,7 @@ struct Elements {
             const float change = m[j] * s.m_correction / (sqrtf(v[j] * s.v_correction) + f.eps);
             w[j] = fmaf(-f.lr, fmaf(decay, w[j], change), w[j]);
         }
-        store_moments(a.m + i, a.v + i, m, v, f.seed, s.step, i);
+        store_moments(a.m + i, a.v + i, m, v, f.seed, s.step, f.first_index + i);
         if (place.stored == Dtype::f32) return store_floats(static_cast<float*>(place.weight), w);
         if (place.master) store_floats(place.master, w);
         if (place.stored == Dtype::f16)
@@ -164,14 +165,14 @@ struct Elements {
                 return bf16{split.upper};
             });
         else
-            store_by_chance(a, f.seed, s.step);
+            store_by_chance(a, f.seed, s.step, f.first_index + i);
     }
 
 private:
     template <class Moment>
-    __device__ void store_by_chance(const AdamwArrays<Moment>& a, uint64_t seed, uint32_t step) {
-        const PhiloxBlock random = Random{seed, RandomStream::weight_rounding}.bits(step, static_cast<uint64_t>(i / 4));
-        store_weights<bf16>(a, [&](int j) { return rounded_by_chance(w[j], random_word<width>(random, i, j) & 0xFFFF); });
+    __device__ void store_by_chance(const AdamwArrays<Moment>& a, uint64_t seed, uint32_t step, int64_t index) {
+        const PhiloxBlock random = Random{seed, RandomStream::weight_rounding}.bits(step, static_cast<uint64_t>(index / 4));
+        store_weights<bf16>(a, [&](int j) { return rounded_by_chance(w[j], random_word<width>(random, index, j) & 0xFFFF); });
     }
 
     // narrowed(j): the weight stored for w[j].
@@ -237,7 +238,8 @@ void adamw_update(Tensor weights, Tensor kept, Tensor m, Tensor v, Tensor grad, 
                          static_cast<float>(params.lr),
                          static_cast<float>(params.eps),
                          static_cast<float>(params.weight_decay),
-                         params.seed};
+                         params.seed,
+                         params.first_index};
     dispatch_stored(m.dtype, [&](auto stored) {
         using Moment = decltype(stored);
         const AdamwArrays<Moment> a{static_cast<std::byte*>(weights.data),

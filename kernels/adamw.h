@@ -16,8 +16,8 @@
 // lower halves, or absent; m, v (n) f32, or both bf16; grad (n) f32; all f64 on a CPU for checks, then stored weights are f64 or 16-bit
 // with a master. ranges (R,5) i64: WeightRange. They ascend by multiples of 16 elements and end at n; stored_at is a multiple of 16
 // elements' bytes and kept_at of 16.
-// Rounding by chance adds 16 random bits below the last place and cuts off the rest. The bits are a function of (seed, step, index): of
-// word i % 4 of Philox at (seed, RandomStream::rounding, step, i / 4) the lower half for m, the upper for v; at (seed,
+// Rounding by chance adds 16 random bits below the last place and cuts off the rest. The bits are a function of (seed, step, index i, from
+// first_index on): of word i % 4 of Philox at (seed, RandomStream::rounding, step, i / 4) the lower half for m, the upper for v; at (seed,
 // RandomStream::weight_rounding, step, i / 4) the lower half for the weight. So the result depends on nothing else.
 // A finite w whose 16-bit neighbour is infinite (f16: from 65520 on) is counted in the guard's `overflows`: the run must end.
 // Elementwise: the same bits for any split or thread count.
@@ -33,7 +33,8 @@ namespace traincu {
 
 struct AdamwParams {
     double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
-    uint64_t seed = 0;  // of the stochastic rounding
+    uint64_t seed = 0;        // of the stochastic rounding
+    int64_t first_index = 0;  // of element 0, for that rounding: a piece of the arenas is rounded as in the whole. A multiple of 4
 };
 
 // A row of `ranges`. Every member is 8 bytes long.

@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <cstdarg>
+#include <cstdio>
 #include <cstdlib>
 
 namespace traincu {
@@ -30,5 +32,17 @@ int set_threads(int count) {
     omp_set_num_threads(count > 0 ? count : allowed_cores());
     return omp_get_max_threads();
 }
+
+static bool notes_silenced = false;
+
+void note(const char* fmt, ...) {
+    if (notes_silenced) return;
+    va_list arguments;
+    va_start(arguments, fmt);
+    std::fputs("note: ", stderr), std::vfprintf(stderr, fmt, arguments), std::fputc('\n', stderr);
+    va_end(arguments);
+}
+
+void silence_notes() { notes_silenced = true; }
 
 }  // namespace traincu

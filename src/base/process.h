@@ -17,4 +17,8 @@ int allowed_cores();
 // 0 = all allowed cores. Returns the number now in force.
 int set_threads(int count);
 
+// A line on stderr that tells what a user should know: "note: ...". Of several ranks only one speaks.
+[[gnu::format(printf, 1, 2)]] void note(const char* fmt, ...);
+void silence_notes();
+
 }  // namespace traincu

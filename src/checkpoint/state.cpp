@@ -30,6 +30,16 @@ static ordered_json parameters_json(const ParamTable& table) {
     return list;
 }
 
+// A moment as it lies in the plain table: row after row, with its gaps.
+static void append_moment(FileWriter& file, const Tensor& moment, const ParamTable& table, const ParamTable& plain) {
+    const std::vector<float> zeros(16);
+    for (size_t r = 0; r < plain.rows.size(); r++) {
+        const int64_t n = plain.rows[r].numel(), end = r + 1 < plain.rows.size() ? plain.rows[r + 1].offset : plain.flat_size;
+        file.append(moment.as<float>() + table.rows[r].offset, n * static_cast<int64_t>(sizeof(float)));
+        file.append(zeros.data(), (end - plain.rows[r].offset - n) * static_cast<int64_t>(sizeof(float)));
+    }
+}
+
 std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, const ModelConfig& config, const ParamTable& table,
                              Tensor params, Tensor m, Tensor v, const ordered_json& meta, const std::vector<TextFile>& beside) {
     for (const Tensor& arena : {params, m, v}) ENSURE(arena.is({table.flat_size}) && arena.dtype == Dtype::f32 && arena.contiguous());
@@ -39,7 +49,9 @@ std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, c
     const std::string header =
         safetensors_header(stored, {{"format", "pt"}, {"step", std::to_string(step)}});  // transformers asks for "format"
     const std::string config_text = huggingface_config(config, meta, "float32", checkpoint_family(config)).dump(2) + "\n";
-    const int64_t arena_bytes = params.bytes(), model_bytes = stored.back().offset + stored.back().bytes;
+    const ParamTable plain = make_param_table(config);  // the form that checkpoints keep, whatever ranks there are
+    const int64_t arena_bytes = plain.flat_size * static_cast<int64_t>(sizeof(float)),
+                  model_bytes = stored.back().offset + stored.back().bytes;
 
     std::vector<CheckpointFile> files = {
         {model_file, model_bytes,
@@ -53,7 +65,7 @@ std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, c
         text_file(config_file, config_text),
         {rank_file, 2 * pages(arena_bytes),
          [&](FileWriter& file) {
-             for (const Tensor& moment : {m, v}) file.append(moment.data, arena_bytes), file.pad_to(page);
+             for (const Tensor& moment : {m, v}) append_moment(file, moment, table, plain), file.pad_to(page);
          }},
     };
     for (const TextFile& file : beside) files.push_back(text_file(file.name, file.text));
@@ -63,7 +75,7 @@ std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, c
         tensors.push_back(tensor_json(tensor.name, tensor.shape, model_file, tensor.offset, tensor.bytes));
     for (const char* name : {"adam_m", "adam_v"})
         tensors.push_back(
-            tensor_json(name, {table.flat_size}, rank_file, name == std::string("adam_m") ? 0 : pages(arena_bytes), arena_bytes));
+            tensor_json(name, {plain.flat_size}, rank_file, name == std::string("adam_m") ? 0 : pages(arena_bytes), arena_bytes));
     const ordered_json fields = config_fields(config);
     const std::string fields_text = fields.dump();
     ordered_json manifest = {{"format", "train.cu checkpoint"},
@@ -74,8 +86,8 @@ std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, c
                              {"world_size", 1},
                              {"model", fields},
                              {"model_hash", hash_text(hash_bytes(fields_text.data(), static_cast<int64_t>(fields_text.size())))},
-                             {"flat_size", table.flat_size},
-                             {"parameters", parameters_json(table)},
+                             {"flat_size", plain.flat_size},
+                             {"parameters", parameters_json(plain)},
                              {"tensors", tensors},
                              {"meta", meta}};
     return commit_checkpoint(io, run_dir, step, files, std::move(manifest));
@@ -96,7 +108,7 @@ ModelConfig config_of_checkpoint(const FoundCheckpoint& found) {
     return config_from_fields(*fields, manifest_path(found));
 }
 
-static void check_same_model(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table) {
+static void check_same_model(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& plain) {
     const ordered_json theirs = config_fields(config_of_checkpoint(found)), ours = config_fields(config);
     std::string differences;
     for (auto& [name, value] : ours.items())
@@ -105,31 +117,38 @@ static void check_same_model(const FoundCheckpoint& found, const ModelConfig& co
     if (!differences.empty()) mismatch(found, differences, "give the options it was made with, or start a new run with another --out");
     if (found.manifest.at("world_size") != 1)
         mismatch(found, "it was written by more than one rank", "resume with the number of ranks that wrote it");
-    if (found.manifest.at("flat_size") != table.flat_size || found.manifest.at("parameters") != parameters_json(table))
+    if (found.manifest.at("flat_size") != plain.flat_size || found.manifest.at("parameters") != parameters_json(plain))
         mismatch(found, "its parameters lie in another order",
                  "resume with the version of the program that wrote it: its revision is in the manifest");
 }
 
-static void read_moment(const FoundCheckpoint& found, const std::string& name, const Tensor& moment) {
+static void read_moment(const FoundCheckpoint& found, const std::string& name, const Tensor& moment, const ParamTable& table,
+                        const ParamTable& plain) {
+    const int64_t bytes = plain.flat_size * static_cast<int64_t>(sizeof(float));
     for (const ordered_json& tensor : found.manifest.at("tensors")) {
         if (tensor.at("name") != name) continue;
         InputFile file(found.path + "/" + rank_file, ExitCode::checkpoint, false);
         int64_t offset = integer_field(tensor, "offset");
-        if (tensor.at("file") != rank_file || tensor.at("bytes") != moment.bytes() || offset < 0 || offset > file.size() - moment.bytes())
+        if (tensor.at("file") != rank_file || tensor.at("bytes") != bytes || offset < 0 || offset > file.size() - bytes)
             mismatch(found, "the manifest's place of " + name + " is impossible", "use another checkpoint");
-        return file.read(moment.data, moment.bytes(), offset);
+        if (table.flat_size == plain.flat_size) return file.read(moment.data, bytes, offset);
+        for (size_t r = 0; r < table.rows.size(); r++)
+            file.read(moment.as<float>() + table.rows[r].offset, plain.rows[r].numel() * static_cast<int64_t>(sizeof(float)),
+                      offset + plain.rows[r].offset * static_cast<int64_t>(sizeof(float)));
+        return;
     }
     mismatch(found, "it has no " + name, "use another checkpoint");
 }
 
 void read_checkpoint(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table, Tensor params, Tensor m, Tensor v) {
     try {
-        check_same_model(found, config, table);
+        const ParamTable plain = make_param_table(config);
+        check_same_model(found, config, plain);
         const HuggingfaceWeights weights(found.path + "/" + model_file, config, table, checkpoint_family(config));
         std::memset(params.data, 0, static_cast<size_t>(params.bytes()));  // the gaps between rows, too
         for (size_t row = 0; row < table.rows.size(); row++) weights.read_row(row, params.as<float>() + table.rows[row].offset);
-        if (m) read_moment(found, "adam_m", m);
-        if (v) read_moment(found, "adam_v", v);
+        if (m) read_moment(found, "adam_m", m, table, plain);
+        if (v) read_moment(found, "adam_v", v, table, plain);
     } catch (const nlohmann::json::exception& exception) {
         mismatch(found, std::string("its manifest is not of the expected form: ") + exception.what(), "use another checkpoint");
     }

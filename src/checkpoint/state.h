@@ -1,4 +1,4 @@
-// What a checkpoint of one rank holds: the model in Hugging Face's form, the optimizer's moments as they lie in memory, and a manifest
+// What a checkpoint holds: the model in Hugging Face's form, the optimizer's moments as they lie in the memory of one rank, and a manifest
 // with everything else needed to go on (`meta`, which belongs to the caller: counters, data cursor, guard windows, options, tokenizer).
 #pragma once
 
@@ -9,9 +9,9 @@
 
 namespace traincu {
 
-// params, m, v: flat f32 arenas of table.flat_size. Commits run_dir/step_<step> and returns its path; see commit_checkpoint().
-// meta may hold run_id, bos_token_id, eos_token_id, which are also written where other tools look for them. beside: files that stand beside
-// the weights (tokenizer_files()), hashed like them.
+// params, m, v: flat f32 arenas of table.flat_size, whatever padding its parts have: what is written is the same for any number of ranks.
+// Commits run_dir/step_<step> and returns its path; see commit_checkpoint(). meta may hold run_id, bos_token_id, eos_token_id, which are
+// also written where other tools look for them. beside: files that stand beside the weights (tokenizer_files()), hashed like them.
 std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, const ModelConfig& config, const ParamTable& table,
                              Tensor params, Tensor m, Tensor v, const nlohmann::ordered_json& meta,
                              const std::vector<TextFile>& beside = {});

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "src/base/error.h"
+#include "src/parallel/agree.h"
 
 namespace traincu {
 
@@ -78,15 +79,20 @@ ChoiceScorer::ChoiceScorer(ForwardPass& pass, std::span<const ChoiceExample> exa
                     .file(name);
 }
 
-std::vector<double> ChoiceScorer::completion_losses(Stream& stream, const std::function<void(double)>& progress) {
+std::vector<double> ChoiceScorer::completion_losses(Stream& stream, const std::function<void(double)>& progress, Communicator* world) {
     struct Scored {
         int64_t row, count;  // where its losses stand in the batch
     };
     std::vector<double> losses;
     std::vector<Scored> waiting;
     MicroBatch batch;
+    int batches = 0;
     auto compute = [&] {
         if (waiting.empty()) return;
+        if (world && batches++ % world->size() != world->rank()) {  // another rank's
+            losses.resize(losses.size() + waiting.size());
+            return batch.clear(), waiting.clear();
+        }
         if (stream.on_gpu()) pad(batch, pass_.max_tokens());  // matrix products are measured once for each number of rows
         pass_.loss_sum(batch, stream);
         const std::vector<float> loss = pass_.losses(stream);
@@ -108,6 +114,7 @@ std::vector<double> ChoiceScorer::completion_losses(Stream& stream, const std::f
         }
     }
     compute();
+    if (world) sum_over_ranks(*world, losses);
     return losses;
 }
 

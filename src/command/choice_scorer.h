@@ -42,10 +42,11 @@ public:
                  int64_t max_examples);
 
     std::span<const ChoiceExample> examples() const { return examples_; }
-    // The loss of every completion, one example after another. progress: the share done, 0 to 1.
-    std::vector<double> completion_losses(Stream& stream, const std::function<void(double)>& progress = {});
-    ChoiceScore run(Stream& stream, const std::function<void(double)>& progress = {}) {
-        return judge(examples_, completion_losses(stream, progress));
+    // The loss of every completion, one example after another. progress: the share done, 0 to 1. world: its ranks compute every size-th
+    // batch each, and all have the result.
+    std::vector<double> completion_losses(Stream& stream, const std::function<void(double)>& progress = {}, Communicator* world = nullptr);
+    ChoiceScore run(Stream& stream, const std::function<void(double)>& progress = {}, Communicator* world = nullptr) {
+        return judge(examples_, completion_losses(stream, progress, world));
     }
 
 private:

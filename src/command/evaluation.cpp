@@ -1,9 +1,11 @@
+#include "src/base/process.h"
 #include "src/command/evaluation.h"
 
 #include <algorithm>
 #include <cstdio>
 
 #include "src/data/shard.h"
+#include "src/parallel/agree.h"
 #include "src/parallel/executor.h"
 
 namespace traincu {
@@ -37,7 +39,7 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const std::string& where, const std:
         const uint64_t stated = data.header().fingerprint;  // 0: the shard does not say
         if (tokenizer && stated != 0 && tokenizer->fingerprint() != stated) tokenizer = nullptr;
     }
-    if (!tokenizer) std::fprintf(stderr, "note: %s: no text can be shown (--tokenizer names a vocabulary)\n", note.c_str());
+    if (!tokenizer) traincu::note("%s: no text can be shown (--tokenizer names a vocabulary)", note.c_str());
     return tokenizer;
 }
 
@@ -91,20 +93,23 @@ Evaluator::Evaluator(ForwardPass& pass, Loader& data, int64_t batch_rows, int64_
         bytes_of_token_.push_back(static_cast<int32_t>(tokenizer->decode(std::span(&id, 1)).size()));
 }
 
-Evaluation Evaluator::run(Stream& stream, AttentionStats* stats) {
+Evaluation Evaluator::run(Stream& stream, AttentionStats* stats, Communicator* world) {
     Evaluation result;
+    std::vector<double> sums(static_cast<size_t>(div_ceil(rows_, batch_rows_)));
     data_.seek({});
-    for (int64_t row = 0; row < rows_; row += batch_rows_) {
+    for (size_t i = 0; i < sums.size(); i++) {
         StepBatch batch = data_.next();
         MicroBatch& micro = batch.micro_batches.at(0);
-        keep_rows(micro, rows_ - row, seq_len_);
-        result.loss_sum += pass_.loss_sum(micro, stream, stats);
+        keep_rows(micro, rows_ - static_cast<int64_t>(i) * batch_rows_, seq_len_);
+        if (!world || static_cast<int>(i) % world->size() == world->rank()) sums[i] = pass_.loss_sum(micro, stream, stats);
         for (int32_t target : micro.targets) {
             if (target < 0) continue;
             result.tokens++;
             if (static_cast<size_t>(target) < bytes_of_token_.size()) result.bytes += bytes_of_token_[static_cast<size_t>(target)];
         }
     }
+    if (world) sum_over_ranks(*world, sums);
+    for (double sum : sums) result.loss_sum += sum;  // in one order, whoever computed them
     return result;
 }
 

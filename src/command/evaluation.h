@@ -10,6 +10,7 @@
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/model/instance.h"
+#include "src/parallel/comm.h"
 
 namespace traincu {
 
@@ -55,7 +56,8 @@ public:
     // bytes are not counted. max_tokens = 0: the whole data set.
     Evaluator(ForwardPass& pass, Loader& data, int64_t batch_rows, int64_t seq_len, int64_t max_tokens, const Tokenizer* tokenizer);
 
-    Evaluation run(Stream& stream, AttentionStats* stats = nullptr);  // always the same tokens: from the beginning of the data
+    // Always the same tokens: from the beginning of the data. world: its ranks compute every size-th batch each, and all have the result.
+    Evaluation run(Stream& stream, AttentionStats* stats = nullptr, Communicator* world = nullptr);
 
 private:
     ForwardPass& pass_;

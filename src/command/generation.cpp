@@ -18,9 +18,7 @@ ModelOptions generation_options(const WeightStore& weights, int64_t context) {
 }  // namespace
 
 Generator::Generator(WeightStore& weights, int64_t context)
-    : weights_(weights),
-      context_(context),
-      instance_(generation_options(weights, context), weights.door, "sampling") {}
+    : weights_(weights), context_(context), instance_(generation_options(weights, context), weights.door, "sampling") {}
 
 void Generator::feed(const int32_t* tokens, int64_t count, Stream& stream) {
     MicroBatch batch;

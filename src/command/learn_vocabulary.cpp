@@ -1,3 +1,4 @@
+#include "src/base/process.h"
 #include "src/command/learn_vocabulary.h"
 
 #include <chrono>
@@ -54,8 +55,8 @@ std::unique_ptr<Tokenizer> learn_vocabulary(const TokenizeConfig& config, int64_
                 human_bytes(bytes).c_str(), with_commas(occurrences).c_str(), with_commas(static_cast<int64_t>(words.size())).c_str(),
                 seconds);
     if (learned < size)
-        std::fprintf(stderr, "note: --train-vocab %lld: this text gives %lld tokens; no other pair of neighbours occurs twice\n",
-                     static_cast<long long>(size), static_cast<long long>(learned));
+        traincu::note("--train-vocab %lld: this text gives %lld tokens; no other pair of neighbours occurs twice",
+                      static_cast<long long>(size), static_cast<long long>(learned));
     return make_bpe_tokenizer(write_tokenizer_json(vocabulary, pattern), config.out + "_tokenizer.json");
 }
 

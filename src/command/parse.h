@@ -31,8 +31,7 @@ inline void add_device_options(CLI::App& app, std::string& device, std::string& 
     app.add_option("--device", device,
                    "where to compute; auto (the default): on a GPU if one can be used (CUDA_VISIBLE_DEVICES says which)")
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-    app.add_option("--precision", precision,
-                   "type of weights and activations; auto (the default): bf16 on a GPU, fp32 on a CPU")
+    app.add_option("--precision", precision, "type of weights and activations; auto (the default): bf16 on a GPU, fp32 on a CPU")
         ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
 }
 

@@ -16,18 +16,25 @@ AdamwParams adamw_params(const Options& o) {
 
 }  // namespace
 
-RunMemory::RunMemory(const Options& o, const RunUses& uses)
-    : weights(model_config(o), precision_of(o), true, sums_by_units(o)),
-      optimizer(weights.door, adamw_params(o), optimizer_arena, o.adam_moments == "bf16" ? Dtype::bf16 : Dtype::f32),
+RunMemory::RunMemory(const Options& o, const RunUses& uses, int rank)
+    : weights(model_config(o), precision_of(o), true, sums_by_units(o), data_parallel(o, rank).part_multiple()),
+      optimizer(weights.door, adamw_params(o), optimizer_arena, o.adam_moments == "bf16" ? Dtype::bf16 : Dtype::f32,
+                data_parallel(o, rank).optimizer_share()),
       trainer(training_options(o), weights.door, "training") {
-    if (o.determinism == "ranks")
-        tree = std::make_unique<GradientTree>(weights.gradients, weights.table.flat_size, statistics_of(weights.dtype), logical_workers);
+    const int workers = o.determinism == "ranks" ? logical_workers / static_cast<int>(o.ranks) : 1;
+    if (workers > 1)
+        tree = std::make_unique<GradientTree>(weights.gradients, weights.table.flat_size, statistics_of(weights.dtype), workers);
+    if (o.ranks > 1) {
+        sharding = std::make_unique<Sharding>(data_parallel(o, rank), weights.door, exchange);
+        weights.door.set_keeper(sharding.get());
+    }
     if (uses.validates) validation = std::make_unique<ForwardPass>(weights, o.batch_size * o.seq_len);
     if (uses.samples) generator = std::make_unique<Generator>(weights, o.seq_len);
 }
 
 std::vector<const Arena*> RunMemory::arenas() const {
     std::vector<const Arena*> arenas = {&weights.weights, &weights.gradients, &optimizer_arena, &trainer.activations, &trainer.scratch};
+    if (exchange.bytes() > 0) arenas.insert(arenas.begin() + 3, &exchange);
     if (weights.converted.bytes() > 0) arenas.insert(arenas.begin() + 1, &weights.converted);
     if (validation) arenas.insert(arenas.end(), {&validation->instance().activations, &validation->instance().scratch});
     if (generator) arenas.insert(arenas.end(), {&generator->instance().activations, &generator->instance().scratch});
@@ -37,6 +44,7 @@ std::vector<const Arena*> RunMemory::arenas() const {
 void RunMemory::allocate(const Stream& stream) {
     check_fits(arenas(), available_memory(stream));
     weights.allocate(stream);
+    exchange.allocate(stream.memory());
     optimizer_arena.allocate(stream.memory());
     optimizer.bind(stream);
     trainer.allocate(stream);

@@ -11,6 +11,7 @@
 #include "src/model/instance.h"
 #include "src/optim/optimizer.h"
 #include "src/parallel/gradient_tree.h"
+#include "src/parallel/sharding.h"
 
 namespace traincu {
 
@@ -21,14 +22,16 @@ struct RunUses {
 
 struct RunMemory {
     // o: vocabulary, batch and --recompute resolved. Declares only; Error(usage) where the options describe no model.
-    RunMemory(const Options& o, const RunUses& uses);
+    RunMemory(const Options& o, const RunUses& uses, int rank = 0);
 
     std::vector<const Arena*> arenas() const;
     // On the stream's device. Error(memory) with the account by arena where it has less.
     void allocate(const Stream& stream);
 
     WeightStore weights;
-    std::unique_ptr<GradientTree> tree;  // --determinism ranks
+    std::unique_ptr<GradientTree> tree;  // --determinism ranks, where this rank has several logical workers
+    Arena exchange{"exchange"};          // what sums over ranks need beside the gradients
+    std::unique_ptr<Sharding> sharding;  // of several ranks
     Arena optimizer_arena{"optimizer"};
     Optimizer optimizer;
     ModelInstance trainer;

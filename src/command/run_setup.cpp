@@ -65,7 +65,19 @@ ModelOptions training_options(const Options& o) {
     return options;
 }
 
-StepShape step_shape(const Options& o) { return {training_options(o), o.seq_len, o.total_batch_tokens / o.seq_len}; }
+StepShape step_shape(const Options& o) { return {training_options(o), o.seq_len, o.total_batch_tokens / o.seq_len / o.ranks}; }
+
+DataParallel data_parallel(const Options& o, int rank) {
+    return {static_cast<int>(o.ranks), rank, static_cast<int>(o.zero), o.determinism == "ranks"};
+}
+
+LoaderConfig training_loader_config(const Options& o, int rank) {
+    LoaderConfig config = loader_config(o, o.data);
+    config.rows_per_step = o.total_batch_tokens / o.seq_len;
+    config.own_rows = config.rows_per_step / o.ranks, config.first_row = rank * config.own_rows;
+    config.shuffle = o.shuffle;
+    return config;
+}
 
 LoaderConfig loader_config(const Options& o, const std::string& patterns) {
     LoaderConfig config;
@@ -76,7 +88,7 @@ LoaderConfig loader_config(const Options& o, const std::string& patterns) {
     return config;
 }
 
-int use_processor(const Options& o) {
+int use_processor(const Options& o, int threads_per_rank) {
     set_gemm_engine(o.gemm == "own"        ? GemmEngine::own
                     : o.gemm == "onednn"   ? GemmEngine::onednn
                     : o.gemm == "cublaslt" ? GemmEngine::cublaslt
@@ -85,7 +97,7 @@ int use_processor(const Options& o) {
                          : o.attention_kernel == "tiled"  ? AttentionKernel::tiled
                          : o.attention_kernel == "hopper" ? AttentionKernel::hopper
                                                           : AttentionKernel::automatic);
-    return set_threads(static_cast<int>(o.threads));
+    return set_threads(o.threads > 0 ? static_cast<int>(o.threads) : threads_per_rank);
 }
 
 Stream open_stream(const std::string& device, std::string& precision) {
@@ -95,7 +107,7 @@ Stream open_stream(const std::string& device, std::string& precision) {
             ExitCode::usage, "--device cuda: " + why,
             gpu::built() ? "mend that, or train on the CPU: --device cpu" : "build with make CUDA=1, or train on the CPU: --device cpu");
     const bool use_gpu = device != "cpu" && why.empty();
-    if (device == "auto" && gpu::built() && !use_gpu) std::fprintf(stderr, "note: computing on the CPU: %s\n", why.c_str());
+    if (device == "auto" && gpu::built() && !use_gpu) traincu::note("computing on the CPU: %s", why.c_str());
     if (precision == "auto") precision = use_gpu ? "bf16" : "fp32";
     check_gemm_engine(use_gpu ? Device::cuda : Device::cpu);
     if (!use_gpu && wanted_attention_kernel() == AttentionKernel::hopper)
@@ -141,8 +153,8 @@ GpuTelemetry open_telemetry() {
     GpuTelemetry telemetry = GpuTelemetry::open(gpu::device_info().pci_bus_id);
     const GpuReading& now = telemetry.read();
     if (now.other_processes.value_or(0) > 0)
-        std::fprintf(stderr, "note: %d other processes compute on this GPU%s: expect less speed, and less memory\n", *now.other_processes,
-                     now.other_memory ? format(" and hold %s of its memory", human_bytes(*now.other_memory).c_str()).c_str() : "");
+        traincu::note("%d other processes compute on this GPU%s: expect less speed, and less memory", *now.other_processes,
+                      now.other_memory ? format(" and hold %s of its memory", human_bytes(*now.other_memory).c_str()).c_str() : "");
     return telemetry;
 }
 

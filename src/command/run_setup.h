@@ -8,6 +8,7 @@
 #include "src/command/attention_bias.h"
 #include "src/config/batch_options.h"
 #include "src/config/model_options.h"
+#include "src/parallel/sharding.h"
 #include "src/data/loader.h"
 #include "src/data/tokenizer.h"
 #include "src/device/stream.h"
@@ -30,8 +31,9 @@ RunFiles resolve_options(Options& o);
 // One micro-batch a step, unshuffled, from the shards that the patterns mean: as a validation reads them.
 LoaderConfig loader_config(const Options& o, const std::string& patterns);
 
-// The threads and the engine of matrix products that the options ask for come into force. Returns the number of threads.
-int use_processor(const Options& o);
+// The threads and the engine of matrix products that the options ask for come into force. Returns the number of threads; unasked: those
+// of a rank, 0 = all.
+int use_processor(const Options& o, int threads_per_rank = 0);
 
 // The stream to compute on. device: auto (a GPU if there is one that this build can use, else the CPU, with a note that says why), cpu,
 // cuda. precision: auto becomes bf16 on a GPU and fp32 on a CPU. Error(usage) where what is asked for is not there.
@@ -55,7 +57,11 @@ void load_weights(const ModelOnDisk& model, WeightStore& weights, Stream& stream
 
 // The model of the training steps, with room for the largest micro-batch.
 ModelOptions training_options(const Options& o);
-// The steps of the run: rows and micro-batches. o: resolved.
+// One rank's share of the run's steps: rows and micro-batches. o: resolved.
 StepShape step_shape(const Options& o);
+// How the ranks of the run go together.
+DataParallel data_parallel(const Options& o, int rank);
+// One rank's share of the steps' tokens.
+LoaderConfig training_loader_config(const Options& o, int rank);
 
 }  // namespace traincu

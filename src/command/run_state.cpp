@@ -26,10 +26,15 @@ std::string save_run_state(Io& io, const RunDirectory& directory, const RunState
         meta["bos_token_id"] = meta["eos_token_id"] = state.tokenizer->eot();
         beside = tokenizer_files(*state.tokenizer, options.seq_len);
     }
+    if (state.sharding) state.sharding->settle(*state.stream);
+    const ParamTable& table = state.weights->table;
     MasterCopy params(state.weights->door, state.optimizer, *state.stream);
-    HostCopy m(state.optimizer->m(), *state.stream), v(state.optimizer->v(), *state.stream);
-    return write_checkpoint(io, directory.path, state.step, state.weights->config, state.weights->table, params.download().tensor(),
-                            m.download().tensor(), v.download().tensor(), meta, beside);
+    MomentCopy m(*state.optimizer, table, state.optimizer->m(), *state.stream),
+        v(*state.optimizer, table, state.optimizer->v(), *state.stream);
+    params.download(state.world), m.download(state.world), v.download(state.world);
+    if (state.world && state.world->rank() > 0) return "";
+    return write_checkpoint(io, directory.path, state.step, state.weights->config, table, params.tensor(), m.tensor(), v.tensor(), meta,
+                            beside);
 }
 
 // A counter of the run; Error(checkpoint) if it is not a whole number of at least 0.
@@ -44,9 +49,11 @@ static int64_t counter(const RunDirectory& directory, const Json& object, const 
 
 bool restore_run_state(const RunDirectory& directory, RunState& state) try {
     const Json& meta = directory.meta();
+    const ParamTable& table = state.weights->table;
     MasterCopy params(state.weights->door, state.optimizer, *state.stream);
-    HostCopy m(state.optimizer->m(), *state.stream), v(state.optimizer->v(), *state.stream);
-    read_checkpoint(*directory.checkpoint, state.weights->config, state.weights->table, params.tensor(), m.tensor(), v.tensor());
+    MomentCopy m(*state.optimizer, table, state.optimizer->m(), *state.stream),
+        v(*state.optimizer, table, state.optimizer->v(), *state.stream);
+    read_checkpoint(*directory.checkpoint, state.weights->config, table, params.tensor(), m.tensor(), v.tensor());
     params.upload(), m.upload(), v.upload();
     state.step = directory.checkpoint->step, state.tokens = counter(directory, meta, "tokens");
     for (const char* name : {"skipped", "consecutive_skips", "consecutive_nonfinite"}) counter(directory, meta.at("guard"), name);

@@ -8,6 +8,7 @@
 #include "src/data/tokenizer.h"
 #include "src/model/instance.h"
 #include "src/optim/optimizer.h"
+#include "src/parallel/sharding.h"
 
 namespace traincu {
 
@@ -18,9 +19,12 @@ struct RunState {
     Optimizer* optimizer = nullptr;  // master weights, moments, AdamW's own counter, the guard's windows
     Stream* stream = nullptr;        // where they are
     Tokenizer* tokenizer = nullptr;  // null: the data do not name one
+    Sharding* sharding = nullptr;    // null: one rank
+    Communicator* world = nullptr;   // of its ranks
 };
 
 // Commits a checkpoint of state.step and returns its path; the options and the tokenizer go with it. Error(io): nothing was changed.
+// All ranks call it; rank 0 writes, and to the others the path is empty.
 std::string save_run_state(Io& io, const RunDirectory& directory, const RunState& state, const Options& options);
 
 // From directory.checkpoint. False if the data changed and their order begins anew.

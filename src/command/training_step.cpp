@@ -10,22 +10,33 @@
 
 namespace traincu {
 
-TrainingStep::TrainingStep(const Options& o, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, GradientTree* tree,
-                           double peak_flops, Stream& stream)
+TrainingStep::TrainingStep(const Options& o, RunMemory& memory, Communicator* world, double peak_flops, Stream& stream)
     : options_(o),
-      weights_(weights),
-      optimizer_(optimizer),
-      model_(trainer.model),
+      weights_(memory.weights),
+      optimizer_(memory.optimizer),
+      sharding_(memory.sharding.get()),
+      world_(world),
+      model_(memory.trainer.model),
       peak_flops_(peak_flops),
       stream_(stream),
-      executor_(trainer.model, weights.door, tree),
-      schedule_(
-          training_schedule(trainer.model.n_parts(), step_shape(o).micro_batches(), o.recompute != "none", tree ? tree->workers() : 1)),
+      executor_(model_, weights_.door, memory.tree.get()),
+      schedule_(training_schedule(model_.n_parts(), step_shape(o).micro_batches(), o.recompute != "none",
+                                  memory.tree ? memory.tree->workers() : 1)),
       lr_{o.lr_schedule, o.lr, o.min_lr_fraction, o.warmup_steps, o.max_steps, o.decay_fraction} {
     for (Slot& slot : slots_) {
         slot.guard_state = PinnedMemory(stream, sizeof(GuardState));
         if (stream.on_gpu()) slot.begin = gpu::create_event(), slot.end = gpu::create_event();
     }
+}
+
+static TrafficRecord traffic_record(const Traffic& traffic) {
+    TrafficRecord record;
+    const auto &weights = traffic.of(Cargo::weights), &gradients = traffic.of(Cargo::gradients), &other = traffic.of(Cargo::other);
+    record.weights_inside = weights.inside_node, record.weights_between = weights.between_nodes;
+    record.gradients_inside = gradients.inside_node, record.gradients_between = gradients.between_nodes;
+    record.other = other.inside_node + other.between_nodes;
+    record.waited_ms = 1e3 * traffic.waited_seconds;
+    return record;
 }
 
 TrainingStep::~TrainingStep() {
@@ -45,10 +56,16 @@ void TrainingStep::submit(int64_t step, const StepBatch& batch) {
     const double products_before = matmul_seconds();
     const Tensor gradients = weights_.door.flat_gradients();
     zero(gradients, stream_);
+    if (world_) world_->traffic() = {};
     executor_.run(schedule_, batch, stream_, [&] {
         const GuardParams guard{loss_scale(batch), options_.skip_zscore, options_.grad_clip};
-        optimizer_.step(model_.loss_sum(), record.lr, guard, stream_);
+        if (sharding_) sharding_->finish_gradients(model_.loss_sum(), stream_);
+        optimizer_.sum_squares(stream_);
+        if (sharding_) sharding_->finish_squares(optimizer_.squares(), stream_);
+        optimizer_.update(model_.loss_sum(), record.lr, guard, stream_);
+        if (sharding_) sharding_->publish_weights(stream_);
     });
+    if (world_) record.traffic = traffic_record(world_->traffic());
 
     const Tensor state = optimizer_.guard_state();
     if (stream_.on_gpu()) {

@@ -6,10 +6,9 @@
 #include <vector>
 
 #include "src/config/options.h"
+#include "src/command/run_memory.h"
 #include "src/device/transfer.h"
-#include "src/model/instance.h"
 #include "src/optim/lr_schedule.h"
-#include "src/optim/optimizer.h"
 #include "src/parallel/executor.h"
 #include "src/report/log.h"
 
@@ -19,9 +18,8 @@ namespace traincu {
 // host reads the next batch, and puts the next step in line, while the GPU computes: nothing between two steps waits.
 class TrainingStep {
 public:
-    // tree: of --determinism ranks, else null. peak_flops: what MFU is told against.
-    TrainingStep(const Options& options, ModelInstance& trainer, WeightStore& weights, Optimizer& optimizer, GradientTree* tree,
-                 double peak_flops, Stream& stream);
+    // world: of several ranks, whose traffic is counted; else null. peak_flops: of all ranks, what MFU is told against.
+    TrainingStep(const Options& options, RunMemory& memory, Communicator* world, double peak_flops, Stream& stream);
     ~TrainingStep();
     TrainingStep(const TrainingStep&) = delete;
     TrainingStep& operator=(const TrainingStep&) = delete;
@@ -56,6 +54,8 @@ private:
     const Options& options_;
     WeightStore& weights_;
     Optimizer& optimizer_;
+    Sharding* sharding_;
+    Communicator* world_;
     Transformer& model_;
     double peak_flops_;
     Stream& stream_;

@@ -42,11 +42,16 @@ struct Options {
     std::string device = "auto", precision = "auto", precision_of, master_weights = "fp32", fp32_products = "auto", adam_moments = "fp32",
                 recompute = "none", gemm = "auto", attention_kernel = "auto", determinism = "run";
     int64_t threads = 0;
+    // ranks
+    int64_t zero = 0, ranks_per_node = 0;
+    double peer_timeout = 600;
     // run
     std::string config, out, resume = "never", prompt, tokenizer, baselines;
     int64_t checkpoint_every = 0, keep = 3, val_every = 0, val_tokens = 0, hellaswag_examples = 0, sample_every = 0, sample_tokens = 256;
     double max_minutes = 0;
     bool tensorboard = false;
+
+    int64_t ranks = 1;  // no option: what mpirun or srun started, or what a plan is for
 };
 
 struct OptionRow {

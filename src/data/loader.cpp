@@ -29,6 +29,7 @@ private:
     const PackList& packs_of(int64_t shard);
     void begin_epoch(int64_t epoch);
     void open_place(int64_t place);
+    std::span<const Piece> pieces_of(int64_t sample, Piece& window);
     int64_t append_row(MicroBatch& batch, int64_t sample);
 
     LoaderConfig config_;
@@ -48,6 +49,8 @@ private:
 Loader::Builder::Builder(LoaderConfig config) : config_(std::move(config)), scratch_(static_cast<size_t>(config_.seq_len) + 1) {
     ENSURE(config_.seq_len > 0 && config_.rows_per_micro_batch > 0 && config_.rows_per_step > 0 && config_.vocab_size > 0);
     ENSURE(!config_.shards.empty());
+    if (config_.own_rows == 0) config_.own_rows = config_.rows_per_step;
+    ENSURE(config_.first_row >= 0 && config_.first_row + config_.own_rows <= config_.rows_per_step);
     const Shard* first = nullptr;
     std::vector<Shard> all;
     all.reserve(config_.shards.size());
@@ -148,14 +151,21 @@ void Loader::Builder::go_to(Cursor& cursor) {
     first_sample_ = first;
 }
 
+// Where the sample's tokens lie in the open shard. window: for the one piece of running text.
+std::span<const Piece> Loader::Builder::pieces_of(int64_t sample, Piece& window) {
+    int64_t i = sample - first_sample_;
+    if (config_.shuffle) i = sample_order_[static_cast<size_t>(i)];
+    if (by_documents()) return packs_of(shard_order_[static_cast<size_t>(place_)]).pack(i);
+    window = {i * config_.seq_len, config_.seq_len};
+    return {&window, 1};
+}
+
 // One window of T tokens at the end of the batch. Returns how many of them are padding.
 int64_t Loader::Builder::append_row(MicroBatch& batch, int64_t sample) {
-    int64_t index = shard_order_[static_cast<size_t>(place_)];
-    Shard& shard = shards_[static_cast<size_t>(index)];
-    int64_t T = config_.seq_len, row = batch.T(), i = sample - first_sample_;
-    if (config_.shuffle) i = sample_order_[static_cast<size_t>(i)];
-    Piece window{i * T, T};
-    std::span<const Piece> pieces = by_documents() ? packs_of(index).pack(i) : std::span<const Piece>(&window, 1);
+    Shard& shard = shards_[static_cast<size_t>(shard_order_[static_cast<size_t>(place_)])];
+    int64_t T = config_.seq_len, row = batch.T();
+    Piece window;
+    const std::span<const Piece> pieces = pieces_of(sample, window);
 
     auto size = static_cast<size_t>(row + T);  // what is not overwritten below is padding
     batch.tokens.resize(size, shard.header().eot);
@@ -188,13 +198,19 @@ Loader::Step Loader::Builder::prepare(Cursor cursor) {
     Step step;
     int64_t T = config_.seq_len;
     for (int64_t row = 0; row < config_.rows_per_step; row++) {
-        if (row % config_.rows_per_micro_batch == 0) {
-            MicroBatch& batch = step.batch.micro_batches.emplace_back();
-            auto size = static_cast<size_t>(std::min(config_.rows_per_micro_batch, config_.rows_per_step - row) * T);
-            batch.tokens.reserve(size), batch.targets.reserve(size), batch.positions.reserve(size), batch.loss_weights.reserve(size);
-        }
         go_to(cursor);
-        step.padding += append_row(step.batch.micro_batches.back(), cursor.sample);
+        if (const int64_t own = row - config_.first_row; own < 0 || own >= config_.own_rows) {
+            Piece window;
+            step.padding += T;
+            for (const Piece& piece : pieces_of(cursor.sample, window)) step.padding -= piece.length;
+        } else {
+            if (own % config_.rows_per_micro_batch == 0) {
+                MicroBatch& batch = step.batch.micro_batches.emplace_back();
+                auto size = static_cast<size_t>(std::min(config_.rows_per_micro_batch, config_.own_rows - own) * T);
+                batch.tokens.reserve(size), batch.targets.reserve(size), batch.positions.reserve(size), batch.loss_weights.reserve(size);
+            }
+            step.padding += append_row(step.batch.micro_batches.back(), cursor.sample);
+        }
         cursor.sample++;
         if (place_ + 1 == shard_count() && cursor.sample == first_sample_ + samples_in(shard_order_.back())) cursor = {cursor.epoch + 1, 0};
     }

@@ -37,6 +37,8 @@ struct LoaderConfig {
     bool shuffle = false;
     uint64_t seed = 0;
     int64_t vocab_size = 257;  // V of the model: an id outside is Error(data)
+    // Of each step only these rows become micro-batches: a rank's share. Counts are those of the whole step. 0: all of them.
+    int64_t first_row = 0, own_rows = 0;
 };
 
 class Loader {

@@ -7,10 +7,12 @@
 namespace traincu {
 
 struct WeightStore {
-    WeightStore(const ModelConfig& model, const Precision& precision, bool with_gradients, bool head_apart = false)
+    // part_multiple: see make_param_table
+    WeightStore(const ModelConfig& model, const Precision& precision, bool with_gradients, bool head_apart = false,
+                int64_t part_multiple = 16)
         : config(model),
           dtype(precision.compute),
-          table(make_param_table(model, precision)),
+          table(make_param_table(model, precision, part_multiple)),
           door(table, precision, weights, converted, with_gradients ? &gradients : nullptr, head_apart) {}
 
     void allocate(const Stream& stream) {

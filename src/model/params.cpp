@@ -11,7 +11,7 @@ namespace {
 
 class TableBuilder {
 public:
-    explicit TableBuilder(const ModelConfig& config) : config_(config) {}
+    TableBuilder(const ModelConfig& config, int64_t part_multiple) : config_(config), part_multiple_(part_multiple) {}
 
     // A matrix and, if the model has biases, its bias. Residual projections start smaller by 1/sqrt(2L), as in GPT-2.
     void matrix(const char* name, ParamKind kind, int64_t rows, int64_t cols, bool residual = false, int64_t used_rows = 0) {
@@ -34,7 +34,17 @@ public:
         bool of_head = kind == ParamKind::q_norm || kind == ParamKind::k_norm;
         if (config_.bias && !of_head) add(name, ".bias", kind, true, 1, width, ParamInit::zeros, 0, false);
     }
-    void next_part(int new_layer) { result.n_parts++, layer_ = new_layer; }
+    void begin_part(int new_layer) {
+        result.n_parts++, layer_ = new_layer;
+        result.parts.push_back({result.flat_size, 0, unpadded_});
+    }
+    void end_part() {
+        ParamPart& part = result.parts.back();
+        const int64_t used = result.flat_size - part.begin;
+        part.size = round_up(used, part_multiple_);
+        result.flat_size = part.begin + part.size;
+        unpadded_ += used;
+    }
 
     ParamTable result;
 
@@ -60,6 +70,8 @@ private:
     }
 
     const ModelConfig& config_;
+    int64_t part_multiple_;
+    int64_t unpadded_ = 0;  // what flat_size would be without padding
     int layer_ = -1;
 };
 
@@ -94,10 +106,11 @@ WeightClass class_of(const ParamRow& row) {
     return WeightClass::norm;
 }
 
-// Each row's stored type, and where it lies: one row after another, as in the flat index.
+// Each row's stored type, and where it lies: one row after another, with the gaps of the flat index.
 void place(ParamTable& table, const Precision& precision) {
-    for (ParamRow& row : table.rows) {
-        const int64_t room = round_up(row.numel(), 16);
+    for (size_t r = 0; r < table.rows.size(); r++) {
+        ParamRow& row = table.rows[r];
+        const int64_t room = (r + 1 < table.rows.size() ? table.rows[r + 1].offset : table.flat_size) - row.offset;
         row.weight_class = class_of(row);
         row.stored = precision.stored_in(row.weight_class);
         row.stored_at = table.stored_bytes;
@@ -108,13 +121,14 @@ void place(ParamTable& table, const Precision& precision) {
     }
 }
 
-ParamTable make_table(const ModelConfig& c) {
-    TableBuilder b(c);
-    b.next_part(-1);
+ParamTable make_table(const ModelConfig& c, int64_t part_multiple) {
+    TableBuilder b(c, part_multiple);
+    b.begin_part(-1);
     b.table("token_embedding", ParamKind::token_embedding, c.padded_vocab(), c.vocab_size);
     if (c.position == PositionKind::learned) b.table("position_embedding", ParamKind::position_embedding, c.max_seq_len, c.max_seq_len);
+    b.end_part();
     for (int layer = 0; layer < c.n_layer; layer++) {
-        b.next_part(layer);
+        b.begin_part(layer);
         b.norm("norm1", ParamKind::norm1, c.d_model);
         b.matrix("qkv", ParamKind::qkv, c.qkv_width(), c.d_model, false, c.gate_at() + c.gate_width());
         if (c.qk_norm) b.norm("q_norm", ParamKind::q_norm, c.head_size), b.norm("k_norm", ParamKind::k_norm, c.head_size);
@@ -134,17 +148,20 @@ ParamTable make_table(const ModelConfig& c) {
         b.norm("norm2", ParamKind::norm2, c.d_model);
         b.matrix("fc", ParamKind::fc, c.fc_width(), c.d_model);
         b.matrix("mlp_out", ParamKind::mlp_out, c.d_model, c.d_ff, true);
+        b.end_part();
     }
-    b.next_part(-1);
+    b.begin_part(-1);
     b.norm("final_norm", ParamKind::final_norm, c.d_model);
     if (!c.tie_embeddings) b.table("lm_head", ParamKind::lm_head, c.padded_vocab(), c.vocab_size);
+    b.end_part();
     return b.result;
 }
 
 }  // namespace
 
-ParamTable make_param_table(const ModelConfig& config, const Precision& precision) {
-    ParamTable table = make_table(config);
+ParamTable make_param_table(const ModelConfig& config, const Precision& precision, int64_t part_multiple) {
+    ENSURE(part_multiple > 0 && part_multiple % 16 == 0);
+    ParamTable table = make_table(config, part_multiple);
     place(table, precision);
     return table;
 }

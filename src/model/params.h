@@ -58,8 +58,15 @@ struct ParamRow {
     bool is_vector() const { return rows == 1; }
 };
 
+// The rows of a part, which follow one another in the flat index.
+struct ParamPart {
+    int64_t begin = 0, size = 0;  // elements; size: a multiple of part_multiple, its end is padding
+    int64_t unpadded_begin = 0;   // where it begins in the table without that padding: what is random goes by that index
+};
+
 struct ParamTable {
     std::vector<ParamRow> rows;
+    std::vector<ParamPart> parts;
     int n_parts = 0;
     int64_t flat_size = 0;     // elements of the flat index, alignment gaps included
     int64_t stored_bytes = 0;  // of all weights
@@ -70,7 +77,9 @@ struct ParamTable {
     int find(ParamKind kind, bool is_bias, int layer) const;
 };
 
-ParamTable make_param_table(const ModelConfig& config, const Precision& precision = {});
+// part_multiple: each part takes that many elements of the flat index or a multiple of it, so that ranks can share it out equally; a
+// multiple of 16. With 16 there is no padding between parts: the form in which checkpoints keep moments.
+ParamTable make_param_table(const ModelConfig& config, const Precision& precision = {}, int64_t part_multiple = 16);
 
 // A sub-matrix of a row by the name it has elsewhere: the q, k, v of a packed qkv; gate and up of a swiglu. With an output gate the q is
 // stored head by head, the query's rows and then its gate's, as in Qwen3-Next.

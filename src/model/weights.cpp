@@ -128,12 +128,14 @@ void WeightDoor::prefetch(int part, Stream& stream) {
     const size_t side = static_cast<size_t>(part % 2);
     if (!converted_[side] || contents_[side] == part) return;
     ENSURE(contents_[side] < 0 || !held(contents_[side]));
+    if (keeper_) keeper_->ready(part, stream);
     contents_[side] = part;
     for (const ParamRow& row : table_.rows)
         if (row.part == part && is_converted(row)) copy(member(weights_, row), stored(row), stream);
 }
 
 void WeightDoor::acquire(int part, Stream& stream) {
+    if (keeper_) keeper_->ready(part, stream);
     prefetch(part, stream);
     holders_[static_cast<size_t>(part)]++;
 }
@@ -145,9 +147,11 @@ void WeightDoor::release(int part) {
 
 void WeightDoor::commit(int part, bool last, Stream& stream) {
     ENSURE(part >= 0 && part < table_.n_parts);
-    if (part > 0 || !last || !head_gradient_) return;  // the embedding is committed after the head
-    add(gradients_.embed.tokens, head_gradient_, stream);
-    zero(head_gradient_, stream);
+    if (part == 0 && last && head_gradient_) {  // the embedding is committed after the head
+        add(gradients_.embed.tokens, head_gradient_, stream);
+        zero(head_gradient_, stream);
+    }
+    if (keeper_) keeper_->committed(part, last, stream);
 }
 
 void WeightDoor::weights_changed() { contents_ = {-1, -1}; }

@@ -46,6 +46,14 @@ struct ModelTensors {
 
 class WeightDoor {
 public:
+    // Who brings weights from other ranks and takes gradients there (src/parallel/sharding.h).
+    class Keeper {
+    public:
+        virtual ~Keeper() = default;
+        virtual void ready(int part, Stream& stream) = 0;                 // the stream goes on when the part's stored weights are here
+        virtual void committed(int part, bool last, Stream& stream) = 0;  // after commit()
+    };
+
     // Declares the stored weights, the gradients (flat, of the statistics' type: f32 beside bf16; without an arena for them the door serves
     // inference), and the two buffers where weights are converted. The tensors are usable after the arenas are allocated and bind() was
     // called. table: made with the same precision. head_apart: where the head is the embedding's table, its gradients are summed apart and
@@ -59,7 +67,8 @@ public:
     void release(int part);                   // until here
     // Its gradients of this micro-batch are complete; last: of all that are summed in this array.
     void commit(int part, bool last, Stream& stream);
-    void weights_changed();  // what was converted is out of date
+    void weights_changed();                                // what was converted is out of date
+    void set_keeper(Keeper* keeper) { keeper_ = keeper; }  // null: all is here
 
     const ModelTensors& weights() const { return weights_; }
     const ModelTensors& gradients() const { return gradients_; }
@@ -78,6 +87,7 @@ private:
 
     const ParamTable& table_;
     Precision precision_;
+    Keeper* keeper_ = nullptr;
     Tensor flat_weights_, flat_gradients_;
     Tensor head_gradient_;  // (Vp,C) of a tied head, where it is summed apart
     ModelTensors weights_, gradients_;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "src/optim/optimizer.h"
+#include "src/parallel/comm.h"
 
 namespace traincu {
 
@@ -14,7 +15,9 @@ public:
     // optimizer: null for a model that is only used. The copy is zeros until download().
     MasterCopy(WeightDoor& door, Optimizer* optimizer, Stream& stream);
     const Tensor& tensor() const { return host_; }
-    MasterCopy& download();
+    // world: where ranks share the masters out, all of them call this, and rank 0 has all. Elsewhere, and without it, only the rank's own
+    // masters are masters, the rest are stored weights.
+    MasterCopy& download(Communicator* world = nullptr);
     // Stored weights and what is kept beside become those of the copy; weights of 16 bits are rounded to the nearest. Error(usage) where
     // one lies beyond the range of the type it is to be stored in.
     void upload();
@@ -27,6 +30,22 @@ private:
     Stream& stream_;
     Tensor host_;
     std::unique_ptr<std::byte, void (*)(void*)> memory_;
+};
+
+// (flat_size) f32 in the host's memory from m or v of all ranks, on rank 0; and a rank's own part of such an array, into m or v.
+class MomentCopy {
+public:
+    MomentCopy(const Optimizer& optimizer, const ParamTable& table, const Tensor& moment, const Stream& stream);
+    const Tensor& tensor() const { return flat_; }
+    MomentCopy& download(Communicator* world);
+    void upload();
+
+private:
+    const Optimizer& optimizer_;
+    const ParamTable& table_;
+    HostCopy local_;
+    std::unique_ptr<std::byte, void (*)(void*)> memory_;
+    Tensor flat_;
 };
 
 }  // namespace traincu

@@ -100,6 +100,7 @@ RunLog::RunLog(std::string path, int64_t resumed_step, bool tensorboard) : path_
             warn(std::string("cannot be tidied after the resume: ") + std::strerror(errno));
         }
     }
+    if (path_.empty()) return;
     file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (file_ < 0)
         throw Error(ExitCode::io, "cannot open the log " + path_ + ": " + std::strerror(errno),
@@ -135,6 +136,13 @@ void RunLog::step(const StepRecord& r) {
     for (const auto& [name, value] : gpu_fields(r))
         if (value >= 0) record[name] = value;
     if (!r.throttled.empty()) record["throttled"] = r.throttled;
+    if (const TrafficRecord& t = r.traffic; t.waited_ms >= 0)
+        record["sent"] = {{"weights_inside", t.weights_inside},
+                          {"weights_between", t.weights_between},
+                          {"gradients_inside", t.gradients_inside},
+                          {"gradients_between", t.gradients_between},
+                          {"other", t.other},
+                          {"waited_ms", t.waited_ms}};
     if (!r.skipped.empty()) record["skipped"] = r.skipped;
     append(record);
     if (events_) events_->step(r, wall_clock());
@@ -173,6 +181,7 @@ void RunLog::text_record(int64_t step, const char* key, const std::string& text)
 }
 
 void RunLog::append(Json& record) {
+    if (path_.empty()) return;
     double seconds = earlier_seconds_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     record["time"] = std::round(seconds * 1e3) / 1e3;
     std::string line = (torn_ ? "\n" : "") + one_line(record);

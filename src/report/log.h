@@ -21,6 +21,12 @@
 
 namespace traincu {
 
+// What a rank sent in a step, in bytes, to ranks of its node and of others; the largest of all ranks need not be known.
+struct TrafficRecord {
+    int64_t weights_inside = 0, weights_between = 0, gradients_inside = 0, gradients_between = 0, other = 0;
+    double waited_ms = -1;  // that the host stood still for others; below 0: one rank
+};
+
 struct StepRecord {
     int64_t step = 0, max_steps = 0;
     double loss = 0, grad_norm = 0, lr = 0;
@@ -32,6 +38,7 @@ struct StepRecord {
     std::string throttled;  // what holds its clocks down: "power cap"
     int64_t tokens = 0;     // seen so far
     double eta_seconds = -1;
+    TrafficRecord traffic;
     std::string skipped;  // why the update was skipped; empty where it was done
     double time = 0;      // seconds since the run began, pauses left out; filled in by the log
 };
@@ -51,7 +58,7 @@ class EventFile;
 // costs one warning on stderr and a count.
 class RunLog {
 public:
-    // Opens `path` (a log.jsonl). resumed_step >= 0: goes on with the run that is in it, without torn lines and without
+    // Opens `path` (a log.jsonl); an empty one: nothing is written (a rank beside the one that writes). resumed_step >= 0: goes on with the run that is in it, without torn lines and without
     // what was logged after that step, so that each step appears once. Below 0: a new run; an older log is kept as `path`.old.
     // tensorboard: every record goes to an event file too, in the folder `tensorboard` beside the log.
     // Throws Error(io) where the file cannot be opened: that is before training.

@@ -310,6 +310,32 @@ TEST_SUITE("adamw") {
         CHECK(std::abs(mean - 0.999) < 6e-5);
     }
 
+    TEST_CASE("adamw: a piece of the arenas is updated, and rounded by chance, as in the whole") {
+        constexpr int64_t n = 208, at = 64, count = 112;
+        Pool pool;
+        std::vector<Tensor> whole, pieces;
+        for (auto* set : {&whole, &pieces}) {
+            for (Dtype type : {Dtype::bf16, Dtype::bf16, Dtype::bf16, Dtype::f32}) set->push_back(pool.zeros(type, {n}));
+            for (int64_t i = 0; i < n; i++) {
+                Pool::set((*set)[0], i, 1 + 0.01 * static_cast<double>(i)), Pool::set((*set)[1], i, 0.3);
+                Pool::set((*set)[2], i, 0.2), Pool::set((*set)[3], i, 0.7 - 0.003 * static_cast<double>(i));
+            }
+        }
+        AdamwParams p;
+        p.lr = 1e-3, p.seed = 5;
+        auto update = [&](const std::vector<Tensor>& t, int64_t begin, int64_t size) {
+            p.first_index = begin;
+            auto part = [&](size_t which) { return t[which].slice_rows(begin, size); };
+            adamw_update(part(0), {}, part(1), part(2), part(3), all_decay(pool, size, Dtype::bf16), accepted(pool, 3, 1.0), p,
+                         test_stream());
+        };
+        update(whole, 0, n);
+        update(pieces, at, count), update(pieces, at + count, n - at - count), update(pieces, 0, at);
+        test_stream().synchronize();
+        for (size_t which : {0, 1, 2})
+            CHECK(std::memcmp(whole[which].data, pieces[which].data, static_cast<size_t>(whole[which].bytes())) == 0);
+    }
+
     TEST_CASE("adamw: a weight that leaves the range of fp16 is counted") {
         Pool pool;
         Tensor w = pool.zeros(Dtype::f16, {48}), kept = pool.filled(Dtype::f32, {48}, 1.0), m = pool.zeros(Dtype::f32, {48});

@@ -1,0 +1,75 @@
+#include "src/command/run_ranks.h"
+
+#include <cstdio>
+
+#include "src/base/process.h"
+#include "src/base/version.h"
+#include "src/parallel/agree.h"
+
+namespace traincu {
+
+namespace {
+
+// What may differ between ranks, since each has its own: the threads follow from the machine.
+std::string shared_options(const Options& options) {
+    Options o = options;
+    o.threads = 0;
+    return options_to_json(o).dump();
+}
+
+}  // namespace
+
+Options start_ranks(int argc, char** argv, Mesh& mesh) {
+    // The ranks start first: a mistake in the options is then said once.
+    Options options;
+    std::exception_ptr mistake;
+    try {
+        options = parse_options(argc, argv);
+    } catch (...) {
+        mistake = std::current_exception();
+    }
+    mesh.start({.ranks_per_node = static_cast<int>(options.ranks_per_node), .timeout_seconds = options.peer_timeout});
+    if (mesh.rank() > 0) {
+        silence_notes();
+        if (!std::freopen("/dev/null", "w", stdout)) throw Error(ExitCode::io, "/dev/null cannot be opened");
+    }
+    if (mistake) std::rethrow_exception(mistake);
+    options.ranks = mesh.size();
+    if (!mesh.note().empty()) note("%s", mesh.note().c_str());
+    check_same(mesh.world(), shared_options(options), "the options", "start all ranks with one command line");
+    check_same(mesh.world(), build_summary(), "the programs", "start the same build of ./train on all hosts");
+    return options;
+}
+
+RunDirectory open_run_directory(Io& io, Options& options, Mesh& mesh) {
+    RunDirectory directory;
+    if (mesh.rank() == 0) directory = open_run_directory(io, options);
+    if (mesh.size() == 1) return directory;
+    options.out = text_of_root(mesh.world(), options.out);
+    const std::string checkpoint = text_of_root(mesh.world(), directory.checkpoint ? directory.checkpoint->path : "");
+    if (mesh.rank() > 0) {
+        directory.path = options.out;
+        if (!checkpoint.empty()) directory.checkpoint = open_checkpoint(checkpoint);
+    }
+    return directory;
+}
+
+int end_by_error(const Error& error, Mesh& mesh) {
+    bool said = false;
+    if (mesh.rank() > 0 && error.code() != ExitCode::peer) {
+        constexpr double patience = 0.5;  // until rank 0 has failed in the same way, or has not
+        try {
+            mesh.check_peers(patience);
+        } catch (const Error& lost) {
+            said = std::string(lost.what()).find(error.what()) != std::string::npos;
+        }
+    }
+    std::fflush(stdout);
+    const std::string who = mesh.size() > 1 ? format("rank %d: ", mesh.rank()) : "";
+    if (!said)
+        std::fprintf(stderr, "error: %s%s\n  what to do: %s\n%s\n", who.c_str(), error.what(), error.remedy().c_str(),
+                     error.json().c_str());
+    return mesh.leave(static_cast<int>(error.code()), error.what());
+}
+
+}  // namespace traincu

@@ -1,0 +1,20 @@
+// A training run of several ranks is one run: they start together, are of one mind, and one of them speaks.
+#pragma once
+
+#include "src/command/run_directory.h"
+#include "src/parallel/mesh.h"
+
+namespace traincu {
+
+// Options from the command line, and the ranks that a launcher has started. Of all but rank 0 standard output is nowhere from here on, and
+// notes are not said. Error(usage), on all ranks, where their options or builds differ.
+Options start_ranks(int argc, char** argv, Mesh& mesh);
+
+// open_run_directory(), by rank 0; the others get its path and checkpoint, not its lock. options.out becomes the same on all.
+RunDirectory open_run_directory(Io& io, Options& options, Mesh& mesh);
+
+// The end of a run by an error: printed, and told to the other ranks; does not return where there are any. Where all ranks fail in the
+// same way, rank 0 alone says so.
+int end_by_error(const Error& error, Mesh& mesh);
+
+}  // namespace traincu

@@ -265,6 +265,7 @@ void PeerWatch::check(double patience_seconds) {
 
 void PeerWatch::last_words(const std::string& sentence) {
     if (lost_) return;  // then it is not this rank's error
+    leaving_ = true;    // and the thread has no more say in how this process ends
     const std::string name = Hello(0, rank_).name();
     for (const Peer& peer : peers_) {
         if (rank_ == 0)

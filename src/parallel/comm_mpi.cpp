@@ -349,7 +349,7 @@ private:
         double waited = 0, look_at = 0.25;  // seconds
         int64_t bytes = 0;
         for (const Message& message : messages_) bytes += message.piece;
-        for (const Pause pause(bytes); engine_.progress(), !advance(); pause()) {
+        for (const Pause pause(bytes); engine_.progress(), !done_; pause()) {
             engine_.check_peers();
             // Time in which this process was stopped is not held against others.
             const Clock::time_point now = Clock::now();
@@ -394,6 +394,9 @@ private:
 };
 
 void Engine::progress() {
+    // What was sent and waited for may still lie in buffers of MPI's own, which any call empties.
+    int found = 0;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_SELF, &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
     for (MpiOperation* operation : under_way) operation->advance();
 }
 

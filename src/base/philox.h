@@ -10,7 +10,15 @@
 namespace traincu {
 
 // The uses of randomness; each has its own stream of numbers.
-enum class RandomStream : uint32_t { init = 1, shard_order = 2, sample_order = 3, sampling = 4, rounding = 5, weight_rounding = 6 };
+enum class RandomStream : uint32_t {
+    init = 1,
+    shard_order = 2,
+    sample_order = 3,
+    sampling = 4,
+    rounding = 5,
+    weight_rounding = 6,
+    quantization = 7
+};
 
 using PhiloxBlock = std::array<uint32_t, 4>;
 

@@ -11,6 +11,7 @@
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
+#include "kernels/quantize.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 #include "tests/simt/faults/faults.h"
@@ -127,6 +128,28 @@ void optimizer_operations(const MadeUp& make, const Shapes& s, Stream& stream) {
         adamw_update(weights, master, m, v, master, ranges, guard, {}, stream);
         adamw_update(master, {}, m, v, master, ranges, guard, {}, stream);
     }
+}
+
+// What ranks send to one another: M nodes of m ranks, each with the gradients of all parameters.
+void quantised_messages(const MadeUp& make, const Shapes& s, int64_t M, int64_t m, Stream& stream) {
+    const QuantFormat weights{4, 2048, QuantFormat::nearest}, first{8, 128, QuantFormat::stochastic, true},
+        second{4, 128, QuantFormat::stochastic, true};
+    const int64_t P = M * m, n = round_up(s.parameters, P * 8192) / P;
+    const QuantNoise noise{.stride = m * n};
+    auto messages = [&](std::initializer_list<int64_t> shape) { return make.tensor(Dtype::u8, shape); };
+    const Tensor gradients = make.statistics({M, m, n}), to_node = messages({m, M, message_bytes(n, first)});
+    const Tensor across = messages({M, message_bytes(n, second)}), shard = make.statistics({n}), model = make({P, n});
+    for (const QuantFormat& format : {weights, QuantFormat{8, 8192}}) {
+        const Tensor difference = messages({message_bytes(n, format)}), all = messages({P, message_bytes(n, format)});
+        quantize_difference(difference, shard, make({n}), format, noise, stream);
+        quantize(difference, make({n}), 1, format, noise, stream);
+        dequantize_add(model, all, format, stream);
+        dequantize(model, all, format, stream);
+    }
+    quantize(to_node, gradients, 1.0 / static_cast<double>(P), first, noise, stream);
+    reduce_quantize(across, to_node, first, second, noise, stream);
+    reduce_quantize(messages({M, message_bytes(n, first)}), to_node, first, first, noise, stream);
+    reduce_dequantize(shard, across, second, stream);
 }
 
 // Segments of n tokens each; the last may be shorter.
@@ -288,6 +311,8 @@ TEST_SUITE("simt") {
                 CAPTURE(std::string(s.name));
                 for (int64_t unit : {0, 256}) other_operations(make, s, unit, stream);
                 optimizer_operations(make, s, stream);
+                if (!make.aligned) continue;  // messages always are
+                for (auto [M, m] : {std::pair<int64_t, int64_t>{1, 8}, {16, 8}, {64, 1}}) quantised_messages(make, s, M, m, stream);
             }
         });
     }

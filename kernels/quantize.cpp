@@ -25,17 +25,33 @@ struct Layout {
 // a * b rounded. The compiler would fuse a plain product with an addition that follows; this one cannot be fused again.
 inline float product(float a, float b) { return std::fma(a, b, -0.0f); }
 
-// Butterflies over every 32 of `count` numbers: x <- H x. Each is a sum or a difference of two, so that there is one way to compute it.
+// Eight numbers in one or two registers.
+typedef float Eight __attribute__((vector_size(32)));
+
+// Butterflies between numbers `half` apart, of 8: x[i] + x[i + half] and x[i] - x[i + half].
+template <int half>
+Eight butterflies(Eight x) {
+#if defined(__clang__)
+    const Eight other = __builtin_shufflevector(x, x, half, 1 ^ half, 2 ^ half, 3 ^ half, 4 ^ half, 5 ^ half, 6 ^ half, 7 ^ half);
+#else
+    typedef int Index __attribute__((vector_size(32)));
+    const Eight other = __builtin_shuffle(x, Index{half, 1 ^ half, 2 ^ half, 3 ^ half, 4 ^ half, 5 ^ half, 6 ^ half, 7 ^ half});
+#endif
+    constexpr auto sign = [](int i) { return i & half ? -1.0f : 1.0f; };
+    return other + x * Eight{1, sign(1), sign(2), sign(3), sign(4), sign(5), sign(6), sign(7)};  // exact: fused or not
+}
+// x <- H x for every 32 of `count` numbers, by butterflies of 1, 2, 4, 8, 16.
 void hadamard(float* x, int64_t count) {
-    for (int64_t block = 0; block < count; block += hadamard_side) {
-        float* y = x + block;
-        for (int half = 1; half < hadamard_side; half *= 2)
-            for (int i = 0; i < hadamard_side; i += 2 * half)
-#pragma omp simd
-                for (int j = i; j < i + half; j++) {
-                    const float a = y[j], b = y[j + half];
-                    y[j] = a + b, y[j + half] = a - b;
-                }
+    auto load = [](const float* from) {
+        Eight y;
+        std::memcpy(&y, from, sizeof y);
+        return butterflies<4>(butterflies<2>(butterflies<1>(y)));
+    };
+    auto store = [](float* to, Eight y) { std::memcpy(to, &y, sizeof y); };
+    for (float* block = x; block < x + count; block += hadamard_side) {
+        const Eight a = load(block), b = load(block + 8), c = load(block + 16), d = load(block + 24);
+        const Eight ab = a + b, a_b = a - b, cd = c + d, c_d = c - d;
+        store(block, ab + cd), store(block + 8, a_b + c_d), store(block + 16, ab - cd), store(block + 24, a_b - c_d);
     }
 }
 
@@ -43,13 +59,9 @@ void hadamard(float* x, int64_t count) {
 void random_bits(uint16_t* to, const QuantNoise& noise, int64_t index, int64_t count) {
     const Random random{noise.seed, RandomStream::quantization};
     const uint64_t begin = static_cast<uint64_t>(index / 8) + quant_index_of(noise);
-#pragma omp simd
     for (int64_t block = 0; block < count / 8; block++) {
         const PhiloxBlock words = random.bits(noise.step, begin + static_cast<uint64_t>(block));
-        for (size_t w = 0; w < 4; w++) {
-            to[8 * block + 2 * static_cast<int64_t>(w)] = static_cast<uint16_t>(words[w]);
-            to[8 * block + 2 * static_cast<int64_t>(w) + 1] = static_cast<uint16_t>(words[w] >> 16);
-        }
+        for (uint32_t word : words) *to++ = static_cast<uint16_t>(word), *to++ = static_cast<uint16_t>(word >> 16);
     }
 }
 

@@ -2,8 +2,8 @@
 //
 //   a = max |x| over a group,  L = 2^(bits-1) - 1,  k = L / a,  code = round(k x) clamped to [-L-1, L],  scale = factor / k
 //   decoded: code * scale, close to factor * x                         (factor: 1 / ranks, to average a sum)
-// a < 1e-30: codes 0, scale 1. A NaN or an infinity in a group: codes 0, scale NaN (0x7FC00000), so the whole group decodes to NaN: a step
-// that went wrong on one rank is seen on all, after any number of hops and sums, without a flag of its own.
+// a < 1e-30: codes 0, scale 1. A NaN or an infinity in a group: codes 0, scale NaN (0x7FC00000), so the whole group decodes to NaN: what
+// went wrong on one rank is seen by whoever decodes it, after any number of hops and sums, without a flag of its own.
 //
 // Rounding: to the nearest, of two to the even code; or stochastic, so that the mean of many roundings is v = k x: with lo = floor(v), up
 // if u < v - lo, where u = (r + 0.5) / 65536 and r are 16 random bits. They are a function of what QuantNoise says and of nothing else:
@@ -11,29 +11,32 @@
 //   (seed, RandomStream::quantization, step, index / 8 + 2^44 * (hop * 2^16 + rank))
 // Two messages of a step never meet the same bits while their (hop, rank) or their indices differ. The index is that of the number in
 // what is sent as a whole, so that cutting it into pieces (first moves on, stride stays) changes no bit.
-// sixteen_levels: k = 8 / a, the largest number of a group is clamped to 7/8 of itself, or kept if it is negative; nearest. 4 bits.
-// hadamard: every 32 numbers are multiplied by H, the Sylvester matrix of +-1 (butterflies of 1, 2, 4, 8, 16), before they are encoded:
-// an outlier is shared out over 32 numbers of equal size, and a group's scale shrinks. H is linear: sums stay in the rotated domain. It is
-// undone by H / 32 once, at the end.
+//
+// sixteen_levels: k = 8 / a, to the nearest, 4 bits: the largest number of a group, if positive, is clamped to 7/8 of itself (ZeRO++).
+// hadamard: every 32 numbers are multiplied by H, the Sylvester matrix of +-1 (butterflies of 1, 2, 4, 8, 16), before they are encoded: an
+// outlier is shared out over 32 numbers of equal size, and the group's scale shrinks. H is linear, so sums stay in the rotated domain; it
+// is undone by H / 32 once, at the end.
 //
 // A message of n numbers, n a multiple of group: the codes, n * bits / 8 bytes, two's complement, of 4 bits the even one in the upper half
 // of a byte; n / group scales, f32; zeros up to a multiple of 16 bytes.
 //
-// Shapes. u8: messages; `bytes` = message_bytes(n, format).
-//   quantize             messages (bytes) of x (n), or (P,bytes) of (P,n); or (m,M,bytes) of (M,m,n): the two outer indices change places.
-//                        Shards in the order of ranks, node by node, become the messages for each of a node's m ranks, side by side. f32,
-//                        bf16
+// Shapes. messages: u8, `bytes` = message_bytes(n, format). Everything is contiguous and begins at a multiple of 16 bytes.
+//   quantize             messages (bytes) of x (n) f32 or bf16, or (P,bytes) of (P,n), or (m,M,bytes) of (M,m,n): shards in the order of
+//                        ranks, node by node, become the messages for each of a node's m ranks, side by side
 //   quantize_difference  message (bytes) of main (n) f32 - model (n) f32 or bf16, in f32
 //   dequantize           out (P,n) f32 or bf16 from messages (P,bytes)
 //   dequantize_add       model (P,n) f32 or bf16 += messages (P,bytes), in f32, then rounded to the nearest even
 //   reduce_quantize      out (M,bytes) = messages (m,M,bytes) decoded, summed over m, encoded again
-//   reduce_dequantize    out (n) f32 = messages (M,bytes) decoded and summed; rotated back if hadamard
-// Sums are f32, from 0, in the order of the messages. Everything is contiguous and begins at a multiple of 16 bytes.
+//   reduce_dequantize    out (n) f32 = messages (M,bytes) decoded, summed over M, rotated back if hadamard
+// Sums are f32, from 0, in the order of the messages.
+//
 // The same bits for any number of threads, on CPU and GPU: no product is fused with an addition (so numbers that cancel leave exactly 0),
-// and a maximum has no order. Only which NaN a decoded NaN is may differ. Bytes per number: the sizes of what is read and written: quantize
-// to 8 bits from f32 at group 128: 5.03, dequantize_add of 4 bits to bf16 4.5, reduce_quantize of m messages of 8 bits to 4: 1.03 m + 0.53.
-// FLOPs: ~6, +5 with hadamard, +~20 integer ones where stochastic. Source: SDP4Bit (Jia et al. 2024): two hops, the difference of weights,
-// Hadamard; ZeRO++ (Wang et al. 2023): sixteen_levels. Philox: src/base/philox.h.
+// and a maximum has no order. Only which NaN a decoded NaN is may differ.
+//
+// Bytes per number: what is read and written. With groups of 128: quantize to 8 bits from f32 5.03, reduce_quantize of m messages of 8 bits
+// to 4 bits 1.03 m + 0.53; dequantize_add of 4 bits to bf16 4.5. FLOPs: ~6, 5 more with hadamard; by chance ~15 integer operations more.
+//
+// Source: SDP4Bit (Jia et al. 2024): two hops, the difference of weights, H; ZeRO++ (Wang et al. 2023): sixteen_levels.
 #pragma once
 
 #include "src/base/tensor.h"
@@ -55,7 +58,7 @@ struct QuantFormat {
 struct QuantNoise {
     uint64_t seed = 0;
     uint32_t step = 0;
-    int hop = 0, rank = 0;          // below 16, below 65536
+    int hop = 0, rank = 0;          // in which exchange of a step, and who sends: below 16, below 65536
     int64_t first = 0, stride = 0;  // of the numbers' indices, below 2^47: multiples of 8
 };
 

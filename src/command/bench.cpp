@@ -172,6 +172,7 @@ int bench_command(int argc, char** argv) {
         "Examples:  ./train bench                                           the shapes of demo and gpt2-124m, in under a minute\n"
         "           ./train bench --preset qwen3-0.6b --only attention\n"
         "           ./train bench --only matmul --shape 4096,768,3072       rows, inputs, outputs of a linear layer\n"
+        "           ./train bench --only quantize --shape 2048,4            what ranks send: groups of 2048 numbers, messages\n"
         "           ./train bench --device cuda --save this-card.json       for ./train plan --rates on a machine without it\n"
         "./train bench attention: biases and gates of attention beside attention with none, see ./train bench attention --help",
         "./train bench");

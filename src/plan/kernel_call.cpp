@@ -28,6 +28,11 @@ const std::vector<KernelInfo>& kernel_table() {
         {Kernel::sum_squares, "reduce", "squares", {"N"}},
         {Kernel::sum, "reduce", "sum", {"N"}},
         {Kernel::clear, "clear", "", {"N"}},
+        {Kernel::quantize_gradients, "quantize", "gradients", {"groups", "messages"}},
+        {Kernel::quantize_sum, "quantize", "sum", {"groups", "messages"}},
+        {Kernel::quantize_back, "quantize", "back", {"groups", "messages"}},
+        {Kernel::quantize_difference, "quantize", "difference", {"groups"}},
+        {Kernel::quantize_add, "quantize", "add", {"groups", "messages"}},
     };
     return table;
 }
@@ -49,10 +54,13 @@ struct Work {
     double flops, elements, wide = 0;
 };
 
+// A number in a message, as a part of an f32: a code, and its share of the scale of a group.
+constexpr double sent_8_bits = (8 + 32 / 128.0) / 32, sent_4_bits = (4 + 32 / 128.0) / 32, sent_weight = (4 + 32 / 2048.0) / 32;
+
 Work work_of(const KernelCall& call) {
     std::array<double, max_sizes> s;
     std::copy(call.sizes.begin(), call.sizes.end(), s.begin());
-    const double n = s[0], width = s[1];
+    const double n = s[0], width = s[1], numbers = 2048 * n;  // of a message
     switch (call.kernel) {
         case Kernel::embedding_forward:
             return {n * width * s[3], n * width * (2 + s[3])};
@@ -93,6 +101,16 @@ Work work_of(const KernelCall& call) {
             return {n, 0, n};
         case Kernel::clear:
             return {0, 0, n};
+        case Kernel::quantize_gradients:
+            return {11 * numbers * s[1], 0, numbers * s[1] * (1 + sent_8_bits)};
+        case Kernel::quantize_sum:
+            return {numbers * (2 * s[1] + 6), 0, numbers * (s[1] * sent_8_bits + sent_4_bits)};
+        case Kernel::quantize_back:
+            return {numbers * (2 * s[1] + 6), 0, numbers * (s[1] * sent_4_bits + 1)};
+        case Kernel::quantize_difference:
+            return {7 * numbers, numbers, numbers * (1 + sent_weight)};
+        case Kernel::quantize_add:
+            return {2 * numbers * s[1], 2 * numbers * s[1], numbers * s[1] * sent_weight};
     }
     ENSURE(!"a kernel without a cost");
     return {};

@@ -31,7 +31,12 @@ enum class Kernel {
     adamw,
     sum_squares,
     sum,
-    clear,  // memset, on one thread
+    clear,               // memset, on one thread
+    quantize_gradients,  // the formats of SDP4Bit; a message has so many groups of 2048 numbers
+    quantize_sum,
+    quantize_back,
+    quantize_difference,
+    quantize_add,
 };
 
 constexpr size_t max_sizes = 6;

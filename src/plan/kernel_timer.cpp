@@ -11,6 +11,7 @@
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
+#include "kernels/quantize.h"
 #include "kernels/reduce.h"
 #include "kernels/rope.h"
 #include "src/base/philox.h"
@@ -46,6 +47,9 @@ void fill(const Tensor& bytes, Dtype type, float shift, Stream& stream) {
         copy(row(filled, more), row(0, more), stream);
     }
 }
+
+// As SDP4Bit sends gradients in two hops, and differences of weights.
+const QuantFormat first_hop{8, 128, QuantFormat::stochastic, true}, second_hop{4, 128, QuantFormat::stochastic, true}, difference{4, 2048};
 
 bool updates_in_place(Kernel kernel) { return kernel == Kernel::adamw || kernel == Kernel::classifier; }
 
@@ -148,6 +152,8 @@ void KernelTimer::run(const KernelCall& call) {
     auto out_wide = [&](std::initializer_list<int64_t> shape) { return outputs_.take(shape, wide_); };
     const int64_t unit = default_unit_rows(stream_.device());  // as in training
     const auto [N, width, third, fourth, fifth, sixth] = call.sizes;
+    const int64_t n = N * difference.group;  // of a message
+    const QuantNoise noise{.seed = 1, .step = 1, .stride = n};
     const auto& [arena, ids, positions, order, ones, angles, segment_rows, query_tiles, key_tiles, segments] = *indices_;
     switch (call.kernel) {
         case Kernel::embedding_forward:
@@ -255,6 +261,23 @@ void KernelTimer::run(const KernelCall& call) {
         case Kernel::clear:
             zero(out_wide({N}), stream_);
             break;
+        case Kernel::quantize_gradients:
+            quantize(outputs_.take({width, message_bytes(n, first_hop)}, Dtype::u8), in_wide({width, n}), 0.5, first_hop, noise, stream_);
+            break;
+        case Kernel::quantize_sum:
+            reduce_quantize(outputs_.take({1, message_bytes(n, second_hop)}, Dtype::u8),
+                            inputs_.take({width, 1, message_bytes(n, first_hop)}, Dtype::u8), first_hop, second_hop, noise, stream_);
+            break;
+        case Kernel::quantize_back:
+            reduce_dequantize(out_wide({n}), inputs_.take({width, message_bytes(n, second_hop)}, Dtype::u8), second_hop, stream_);
+            break;
+        case Kernel::quantize_difference:
+            quantize_difference(outputs_.take({message_bytes(n, difference)}, Dtype::u8), in_wide({n}), in({n}), difference, noise,
+                                stream_);
+            break;
+        case Kernel::quantize_add:
+            dequantize_add(out({width, n}), inputs_.take({width, message_bytes(n, difference)}, Dtype::u8), difference, stream_);
+            break;
     }
 }
 
@@ -316,6 +339,12 @@ KernelCall KernelTimer::of_timed_size(const KernelCall& call) const {
         case Kernel::embedding_forward:
         case Kernel::embedding_backward:
             third = std::clamp<int64_t>(static_cast<int64_t>(most_bytes / 4) / width, 1, third);
+            break;
+        case Kernel::quantize_gradients:
+        case Kernel::quantize_sum:
+        case Kernel::quantize_back:
+        case Kernel::quantize_add:
+            width = std::min<int64_t>(width, 64);
             break;
         default:
             break;

@@ -1,4 +1,5 @@
 // ./train plan and ./train bench as a person runs them: memory to the byte beside runs, what fits, and every mistake.
+#include "kernels/quantize.h"
 #include "src/plan/kernel_call.h"
 #include "tests/plan/rates_file.h"
 #include "tests/support/cli.h"
@@ -143,6 +144,15 @@ TEST_SUITE("plan") {
         const Result plan = run(f, "plan --preset tiny --rates rates.json");
         CHECK(plan.code == 2);
         CHECK(plan.says("no figure for"));
+
+        const Result messages = run(f, "bench --only quantize --shape 4,2 --threads 1 --json messages.json");
+        REQUIRE(messages.code == 0);
+        const Json rows = Json::parse(read_file(f / "messages.json"))["tables"][0]["rows"];
+        REQUIRE(rows.size() == 5);
+        const int64_t n = 4 * 2048, first = message_bytes(n, {8, 128}), second = message_bytes(n, {4, 128}),
+                      weights = message_bytes(n, {4, 2048});
+        const int64_t bytes[5] = {2 * (4 * n + first), 2 * first + second, 2 * second + 4 * n, 8 * n + weights, 2 * (8 * n + weights)};
+        for (size_t i = 0; i < 5; i++) CHECK(rows[i]["bytes"] == bytes[i]);
     }
 
     TEST_CASE("plan and bench: mistakes") {

@@ -25,33 +25,39 @@ struct Layout {
 // a * b rounded. The compiler would fuse a plain product with an addition that follows; this one cannot be fused again.
 inline float product(float a, float b) { return std::fma(a, b, -0.0f); }
 
-// Eight numbers in one or two registers.
-typedef float Eight __attribute__((vector_size(32)));
+typedef float Quad __attribute__((vector_size(16)));
 
-// Butterflies between numbers `half` apart, of 8: x[i] + x[i + half] and x[i] - x[i + half].
+// Butterflies between numbers `half` apart, of 4: x[i] + x[i + half] and x[i] - x[i + half].
 template <int half>
-Eight butterflies(Eight x) {
+Quad butterflies(Quad x) {
 #if defined(__clang__)
-    const Eight other = __builtin_shufflevector(x, x, half, 1 ^ half, 2 ^ half, 3 ^ half, 4 ^ half, 5 ^ half, 6 ^ half, 7 ^ half);
+    const Quad other = __builtin_shufflevector(x, x, half, 1 ^ half, 2 ^ half, 3 ^ half);
 #else
-    typedef int Index __attribute__((vector_size(32)));
-    const Eight other = __builtin_shuffle(x, Index{half, 1 ^ half, 2 ^ half, 3 ^ half, 4 ^ half, 5 ^ half, 6 ^ half, 7 ^ half});
+    typedef int Index __attribute__((vector_size(16)));
+    const Quad other = __builtin_shuffle(x, Index{half, 1 ^ half, 2 ^ half, 3 ^ half});
 #endif
-    constexpr auto sign = [](int i) { return i & half ? -1.0f : 1.0f; };
-    return other + x * Eight{1, sign(1), sign(2), sign(3), sign(4), sign(5), sign(6), sign(7)};  // exact: fused or not
+    return other + x * Quad{1, half == 1 ? -1.0f : 1.0f, half == 2 ? -1.0f : 1.0f, -1};  // an exact product: fused or not
 }
 // x <- H x for every 32 of `count` numbers, by butterflies of 1, 2, 4, 8, 16.
 void hadamard(float* x, int64_t count) {
-    auto load = [](const float* from) {
-        Eight y;
-        std::memcpy(&y, from, sizeof y);
-        return butterflies<4>(butterflies<2>(butterflies<1>(y)));
-    };
-    auto store = [](float* to, Eight y) { std::memcpy(to, &y, sizeof y); };
+    constexpr int quads = hadamard_side / 4;
     for (float* block = x; block < x + count; block += hadamard_side) {
-        const Eight a = load(block), b = load(block + 8), c = load(block + 16), d = load(block + 24);
-        const Eight ab = a + b, a_b = a - b, cd = c + d, c_d = c - d;
-        store(block, ab + cd), store(block + 8, a_b + c_d), store(block + 16, ab - cd), store(block + 24, a_b - c_d);
+        Quad v[quads];
+        for (int q = 0; q < quads; q++) {
+            Quad y;
+            std::memcpy(&y, block + 4 * q, sizeof y);
+            v[q] = butterflies<2>(butterflies<1>(y));
+        }
+        for (int half = 1; half < quads; half *= 2)
+            for (int q = 0; q < quads; q++)
+                if ((q & half) == 0) {
+                    const Quad a = v[q], b = v[q + half];
+                    v[q] = a + b, v[q + half] = a - b;
+                }
+        for (int q = 0; q < quads; q++) {
+            const Quad y = v[q];
+            std::memcpy(block + 4 * q, &y, sizeof y);
+        }
     }
 }
 

@@ -285,7 +285,7 @@ int run_command(int argc, char** argv, Mesh& mesh) {
     if (commands().contains(command)) return commands().at(command)(argc - 2, argv + 2);
     if (command[0] != '-')
         throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
-                    "the commands are tokenize, generate, eval, export, inspect, report, plan, bench, verify-determinism, "
+                    "the commands are tokenize, generate, eval, export, inspect, report, plan, bench, simulate, verify-determinism, "
                     "compare-numerics; without one, ./train trains");
     return train_command(argc, argv, mesh);
 }

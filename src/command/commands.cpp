@@ -11,6 +11,7 @@ const std::map<std::string, int (*)(int, char**)>& commands() {
         {"inspect", inspect_command},
         {"report", report_command},
         {"plan", plan_command},
+        {"simulate", simulate_command},
         {"bench", bench_command},
         {"verify-determinism", verify_determinism_command},
         {"compare-numerics", compare_numerics_command},
@@ -23,7 +24,7 @@ const char* const examples =
     "  ./train tokenize book.txt --out corpora/book                                     text to token shards\n"
     "  ./train --preset demo --data 'corpora/book_train_*.bin' --out runs/book          shards to a model\n"
     "  ./train generate --model runs/book --prompt 'Once upon a time'                   a model to text\n\n"
-    "make demo does all three on real text. ./train --help lists every option; others: plan, eval, export, inspect, report, bench,\n"
-    "verify-determinism, compare-numerics.\n";
+    "make demo does all three on real text. ./train --help lists every option; others: plan, simulate, eval, export, inspect, report,\n"
+    "bench, verify-determinism, compare-numerics.\n";
 
 }  // namespace traincu

@@ -14,6 +14,7 @@ int eval_command(int argc, char** argv);                // loss, perplexity, bit
 int export_command(int argc, char** argv);              // a model for transformers, lm-eval or llm.c
 int inspect_command(int argc, char** argv);             // what is in a shard, a safetensors file, a checkpoint
 int plan_command(int argc, char** argv);                // memory and speed of a run before it starts
+int simulate_command(int argc, char** argv);            // a step on a cluster that is not here, by a model of its links
 int bench_command(int argc, char** argv);               // every kernel beside its roofline
 int verify_determinism_command(int argc, char** argv);  // what stays equal bit by bit under changed circumstances
 int compare_numerics_command(int argc, char** argv);    // a model in each precision beside f64; where runs part

@@ -121,7 +121,7 @@ std::string closest_flag(const std::string& word) {
 Options parse_options(int argc, char** argv) {
     CLI::App app(
         "train.cu: pretrains language models from token shards to a checkpoint.\n"
-        "Other commands: tokenize plan bench generate eval export inspect report; each has its own --help.",
+        "Other commands: tokenize plan simulate bench generate eval export inspect report; each has its own --help.",
         "./train");
     app.set_help_flag("-h,--help", "this text");
     app.get_formatter()->column_width(34);

@@ -1,5 +1,4 @@
 // Files of clusters: data/clusters/README.md says what stands in one.
-#include <cmath>
 #include <set>
 
 #include <nlohmann/json.hpp>

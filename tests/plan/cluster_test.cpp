@@ -445,5 +445,50 @@ TEST_SUITE("cluster") {
         CHECK_THROWS_WITH_AS(placement(c, 4, 4), doctest::Contains("does not divide 6 nodes"), Error);
     }
 
+    TEST_CASE("cluster: the command as a person runs it") {
+        TempDir f;
+        const std::string h100 = "simulate --cluster " + example("h100"), a100 = "simulate --cluster " + example("a100_slingshot");
+        CHECK(run(f, "simulate --help").says("when do 4 bits pay?"));
+        const Result paper = run(f, a100);
+        CHECK(paper.code == 0);
+        CHECK(paper.says("fitted"));
+        CHECK(paper.says("3.44x"));
+        const Result model = run(f, h100 + " --preset gpt2-124m --overlap --accumulation 2 --nodes 4");
+        REQUIRE(model.code == 0);
+        for (const char* part : {"4 nodes of 8 H100", "124,439,808 parameters", "P = 32", "ZeRO-3", "at other speeds between nodes"})
+            CHECK(model.says(part));
+        CHECK(run(f, a100 + " --params 6.7B --tp 4 --zero 1").says("sdp4bit     pays below"));
+        const Result as_json = run(f, a100 + " --params 1.3B --zero 1 --paper --json -");
+        REQUIRE(as_json.code == 0);
+        const Json json = Json::parse(as_json.out);
+        CHECK(json["steps"].size() == n_comm_modes);
+        CHECK(json["run"]["parameters"] == 1300000000);
+        CHECK(json["measured"].size() == 13);
+        for (const Json& row : json["steps"]) {
+            const double sum = row["compute"].get<double>() + row["weights"].get<double>() + row["gradient_ring"].get<double>() +
+                               row["hop1"].get<double>() + row["hop2"].get<double>() + row["codec"].get<double>() -
+                               row["hidden"].get<double>();
+            CHECK(row["seconds"].get<double>() == doctest::Approx(sum));
+        }
+        for (const auto& [arguments, says] :
+             std::vector<std::pair<std::string, std::string>>{{"simulate", "--cluster"},
+                                                              {"simulate --cluster nowhere.json", "nowhere.json"},
+                                                              {h100, "which model?"},
+                                                              {h100 + " --params 1B --paper", "no measured rows"},
+                                                              {h100 + " --params 1B --preset gpt2-124m", "two models"},
+                                                              {a100 + " --tp 4", "--tp is for a model"},
+                                                              {h100 + " --preset gpt2-124m --buckets 3", "--buckets is for --params"},
+                                                              {h100 + " --params -3", "--params"},
+                                                              {h100 + " --params 1.3Q", "--params 1.3Q is no number of parameters"},
+                                                              {h100 + " --params 1B --tp 3", "does not divide nodes of 8"},
+                                                              {h100 + " --params 1B --zero 4", "--zero"},
+                                                              {h100 + " --preset gpt5", "gpt5"}}) {
+            const Result bad = run(f, arguments);
+            CAPTURE(arguments);
+            CHECK(bad.code == 2);
+            CHECK(bad.says(says));
+        }
+    }
+
 }  // TEST_SUITE
 }  // namespace traincu::test

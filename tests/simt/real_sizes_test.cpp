@@ -13,6 +13,7 @@
 #include "kernels/norm.h"
 #include "kernels/quantize.h"
 #include "kernels/reduce.h"
+#include "kernels/reduce_ranks.h"
 #include "kernels/rope.h"
 #include "tests/simt/faults/faults.h"
 #include "tests/simt/names.h"
@@ -123,6 +124,9 @@ void optimizer_operations(const MadeUp& make, const Shapes& s, Stream& stream) {
                  ranges = make.tensor(Dtype::i64, {600, weight_range_size}), guard = make.tensor(Dtype::f64, {guard_state_size}),
                  one = make.tensor(Dtype::f64, {1});
     guard_step(guard, one, one, {}, stream);
+    for (RankReduction how : {RankReduction::sum, RankReduction::largest})
+        for (Dtype dtype : {Dtype::bf16, Dtype::f32, Dtype::f64})
+            reduce_ranks(make.tensor(dtype, {s.parameters / 32}), make.tensor(dtype, {8, s.parameters / 32}), how, stream);
     for (Dtype moments : {Dtype::f32, Dtype::bf16}) {
         const Tensor m = make.tensor(moments, {s.parameters}), v = make.tensor(moments, {s.parameters});
         adamw_update(weights, master, m, v, master, ranges, guard, {}, stream);

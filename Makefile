@@ -7,6 +7,7 @@ BUILD    ?= build
 MARCH    ?= $(if $(filter x86_64,$(shell uname -m)),x86-64-v3)#  AVX2 and FMA; AVX-512 is found at run time
 ONEDNN   ?= auto#           auto | 0; the same for PCRE2, UTF8PROC, MPI
 MPI      ?= auto#           MPICC=mpicc tells where it is
+NCCL     ?= auto#           0: ranks with a GPU each send through MPI and the hosts' memory
 CUDA     ?= auto#           1: code for GPUs; auto: where nvcc and a GPU are here; 0: none
 ARCH     ?= auto#           the GPUs' architectures: 90a, or '80 90a'; auto: that of the GPU that is here
 JOBS     ?= $(shell nproc)
@@ -81,21 +82,32 @@ cuda_src := $(wildcard kernels/*.cu)
 cuda_dir := $(BUILD)/cuda/$(subst $(eval) ,_,$(archs))
 NVCCFLAGS += -std=c++20 -O3 -I. --expt-relaxed-constexpr -lineinfo -Xptxas -v -Xcompiler -Wall $(foreach a,$(archs),-gencode arch=compute_$(a),code=sm_$(a))
 cublaslt := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),kernels/gemm_cublaslt.cpp)
-cuda_obj := $(patsubst %,$(cuda_dir)/%.o,$(cuda_src) src/device/gpu.cpp $(cublaslt))
-cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(cublaslt),-lcublasLt) -ldl -lrt
+# NCCL is in the toolkit, or where the compiler looks by itself. Only a build with CUDA has it.
+nccl_src := src/parallel/comm_nccl.cpp src/parallel/nccl_watch.cpp
+ifneq ($(NCCL),0)
+nccl_lib := $(firstword $(wildcard $(CUDA_HOME)/lib64/libnccl.so $(DEPS_LIB)/libnccl.so) $(filter /%,$(shell $(CXX) -print-file-name=libnccl.so 2>/dev/null)))
+has_nccl := $(if $(CUDA_HOME),$(if $(nccl_lib),$(shell printf '$(hash)include <nccl.h>\n' | $(CXX) $(CPPFLAGS) -idirafter $(CUDA_HOME)/include -E -x c++ - >/dev/null 2>&1 && echo yes)))
+endif
+ifeq ($(use_cuda)$(NCCL)$(has_nccl),yes1)
+$(error NCCL=1 needs nccl.h and libnccl.so, in $(CUDA_HOME) or where the compiler looks: install libnccl-dev, or build with NCCL=0)
+endif
+cuda_obj := $(patsubst %,$(cuda_dir)/%.o,$(cuda_src) src/device/gpu.cpp $(cublaslt) $(if $(has_nccl),$(nccl_src)))
+cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(cublaslt),-lcublasLt) $(if $(has_nccl),$(nccl_lib)) -ldl -lrt
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1 needs nvcc, and there is none: install the CUDA toolkit, or say where it is with CUDA_HOME=/usr/local/cuda)
 endif
 
 # ---- what there is to build
 kernel_src := $(filter-out kernels/gemm_cublaslt.cpp,$(wildcard kernels/*.cpp))
-engine_src := $(filter-out src/device/gpu.cpp,$(wildcard src/*/*.cpp))
-test_src   := $(shell find tests -name '*_test.cpp' -not -path 'tests/simt/*' 2>/dev/null) tests/main.cpp $(filter-out %/fuzzer.cpp %_test.cpp,$(wildcard tests/fuzz/*.cpp))
+engine_src := $(filter-out src/device/gpu.cpp $(nccl_src),$(wildcard src/*/*.cpp))
+test_src   := $(shell find tests -name '*_test.cpp' -not -path 'tests/simt/*' -not -path 'tests/nccl/*' 2>/dev/null) tests/main.cpp $(filter-out %/fuzzer.cpp %_test.cpp,$(wildcard tests/fuzz/*.cpp))
 objects     = $(patsubst %,$(BUILD)/%.o,$(kernel_src) $(engine_src))
 test_obj    = $(patsubst %,$(BUILD)/%.o,$(test_src))
 # The tests of all that a GPU computes: with the runner of tests/simt they run on the CPU, with CUDA on a GPU.
 device_test_obj = $(patsubst %,$(BUILD)/%.o,$(wildcard tests/kernels/*_test.cpp tests/device/*_test.cpp) tests/main.cpp)
-simt_obj        = $(patsubst %,$(BUILD)/simt/%.o,$(wildcard tests/simt/*.cpp) $(cublaslt)) $(patsubst %,$(BUILD)/simt/%.o,$(cuda_src) $(wildcard tests/simt/*/*.cu kernels/ladder/*.cu))
+# NCCL's stand-in, its tests, and the engine over it
+nccl_standin    = $(nccl_src) $(filter-out tests/nccl/agreement.cpp,$(wildcard tests/nccl/*.cpp))
+simt_obj        = $(patsubst %,$(BUILD)/simt/%.o,$(wildcard tests/simt/*.cpp) $(nccl_standin) $(cublaslt)) $(patsubst %,$(BUILD)/simt/%.o,$(cuda_src) $(wildcard tests/simt/*/*.cu kernels/ladder/*.cu))
 TRAIN      ?= train#        the executable's name
 
 .PHONY: all found help demo test test-all asan fuzz bench tokenizer_bench error_ladder cuda cuda-report cuda-check format clean FORCE
@@ -107,6 +119,7 @@ found:
 	@echo "BPE       $(if $(strip $(no_bpe)),$(strip $(no_bpe)) not found: $(if $(has_pcre2),no tokenizer.json with NFC can be read,no tokenizer.json can be read) (sh scripts/setup.sh),PCRE2 and utf8proc found: tokenizer.json is read)"
 	@echo "MPI       $(if $(has_mpi),found: mpirun -np 4 ./train runs four ranks,$(if $(filter 0,$(MPI)),not used: MPI=0,not found): one rank only (for more: sh scripts/setup.sh$(comma) package libopenmpi-dev))"
 ifeq ($(use_cuda),yes)
+	@echo "NCCL      $(if $(has_nccl),$(nccl_lib): GPUs send to each other,$(if $(filter 0,$(NCCL)),not used: NCCL=0,not found: ranks send through MPI and the hosts' memory (for more: package libnccl-dev)))"
 	@echo "CUDA      $(NVCC) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')$(comma) code for$(archs:%= sm_%)"
 else
 	@echo "CUDA      $(if $(NVCC),$(NVCC) found$(comma) not used: $(if $(filter 0,$(CUDA)),CUDA=0,no GPU here (to build for one: make CUDA=1 ARCH=90a)),not found: no GPU can be used)"
@@ -157,7 +170,7 @@ $(cuda_dir)/%.cpp.o: %.cpp Makefile | found
 $(BUILD)/simt/%.cpp.o: %.cpp Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $< for the SIMT runner"
-	@$(CXX) -Itests/simt/include $(CPPFLAGS) -idirafter $(CUDA_HOME)/include $(CXXFLAGS) -O2 -MMD -MP -c $< -o $@
+	@$(CXX) -Itests/simt/include -Itests/nccl/include $(CPPFLAGS) -idirafter $(CUDA_HOME)/include $(CXXFLAGS) -O2 -MMD -MP -c $< -o $@
 $(BUILD)/simt/%.cu.o: %.cu Makefile | found
 	@mkdir -p $(@D)
 	@echo "compile   $< for the SIMT runner"

@@ -42,6 +42,8 @@ std::string built_for_text() {
     return text;
 }
 
+int device_in_use = 0;  // by its number, since device_info() was first called
+
 }  // namespace
 
 std::string unusable() {
@@ -84,6 +86,7 @@ const DeviceInfo& device_info() {
         check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
         size_t free = 0, total = 0;
         check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+        device_in_use = device;
         DeviceInfo result;
         result.name = properties.name;
         result.pci_bus_id = format("%08x:%02x:%02x.0", properties.pciDomainID, properties.pciBusID, properties.pciDeviceID);
@@ -153,11 +156,19 @@ void record(EventHandle event, StreamHandle stream) { check(cudaEventRecord(even
 void wait(StreamHandle stream, EventHandle event) { check(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent"); }
 void synchronize(EventHandle event) { check(cudaEventSynchronize(event), "the work before an event"); }
 
+bool is_past(EventHandle event) {
+    const cudaError_t error = cudaEventQuery(event);
+    if (error != cudaErrorNotReady) check(error, "the work before an event");
+    return error == cudaSuccess;
+}
+
 double milliseconds(EventHandle from, EventHandle to) {
     float elapsed = 0;
     check(cudaEventElapsedTime(&elapsed, from, to), "cudaEventElapsedTime");
     return static_cast<double>(elapsed);
 }
+
+void adopt_device() { check(cudaSetDevice(device_in_use), "cudaSetDevice"); }
 
 // ---- names for a profiler
 

@@ -55,7 +55,11 @@ TRAINCU_GPU void destroy_event(EventHandle event);
 TRAINCU_GPU void record(EventHandle event, StreamHandle stream);
 TRAINCU_GPU void wait(StreamHandle stream, EventHandle event);  // the stream goes on after the event; one never recorded is past
 TRAINCU_GPU void synchronize(EventHandle event);                // the host goes on after it
+TRAINCU_GPU bool is_past(EventHandle event);                    // one never recorded is
 TRAINCU_GPU double milliseconds(EventHandle from, EventHandle to);  // between two that are past
+
+// What a thread of the host calls first that is not the main one: it works with the main one's device.
+TRAINCU_GPU void adopt_device();
 
 // ---- names for a profiler's time line (NVTX)
 TRAINCU_GPU void push_range(const char* name);

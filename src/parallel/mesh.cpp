@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "src/base/process.h"
+#include "src/parallel/comm_nccl.h"
 #ifdef TRAIN_HAS_MPI
 #include "src/parallel/comm_mpi.h"
 #endif
@@ -34,9 +35,59 @@ Mesh::Mesh() : threads_(allowed_cores()) {
     node_ = world_->split(0, 0, "node"), across_ = world_->split(0, 0, "across");
 }
 
+// Why NCCL cannot serve these ranks, the same on all of them; empty: it can.
+static std::string no_nccl(Communicator& world, const Stream& stream) {
+    struct Place {
+        bool on_gpu, built;
+        char gpu[96];  // which card of which machine
+    };
+    Place mine = {stream.on_gpu(), has_nccl(), ""};
+    if (mine.on_gpu) {
+        std::string machine;  // alike in all containers of a machine, unlike on any two
+        if (std::FILE* file = std::fopen("/proc/sys/kernel/random/boot_id", "r")) {
+            char text[48] = "";
+            if (std::fgets(text, sizeof text, file)) machine = text;
+            std::fclose(file);
+        }
+        std::snprintf(mine.gpu, sizeof mine.gpu, "%.36s %.40s", machine.c_str(), gpu::device_info().pci_bus_id.c_str());
+    }
+    std::vector<Place> all(static_cast<size_t>(world.size()));
+    const auto bytes = static_cast<int64_t>(sizeof mine);
+    Stream cpu;
+    world.all_gather(Tensor(all.data(), Dtype::u8, {world.size() * bytes}), Tensor(&mine, Dtype::u8, {bytes}), Cargo::other, cpu).wait(cpu);
+    for (size_t i = 0; i < all.size(); i++) {
+        if (!all[i].on_gpu) return format("rank %zu computes on the CPU", i);
+        if (!all[i].built) return "this ./train was built without NCCL";
+        for (size_t j = 0; j < i; j++)
+            if (std::string(all[j].gpu) == all[i].gpu) return format("ranks %zu and %zu share a GPU", j, i);
+    }
+    return "";
+}
+
+void Mesh::use_device(const Stream& stream) {
+    if (size() == 1 || options_.transport == Transport::mpi) return;
+    const auto sent = world_->traffic().sent;
+    const std::string why_not = no_nccl(*world_, stream);
+    world_->traffic().sent = sent;  // no part of the training
+    if (!why_not.empty()) {
+        if (options_.transport == Transport::nccl)
+            throw Error(ExitCode::usage, "NCCL cannot be used: " + why_not,
+                        "give each rank a GPU of its own and build with NCCL, or use MPI");
+        if (stream.on_gpu()) note_ += (note_.empty() ? "" : "; ") + why_not + ": tensors travel through the hosts' memory";
+        return;
+    }
+    const int m = node_->size(), here = rank();
+    node_.reset(), across_.reset();
+    world_ = nccl_communicator(std::move(world_), {options_.timeout_seconds, options_.nccl_scratch, options_.repeatable}, "world");
+    node_ = world_->split(here / m, here, "node");
+    across_ = world_->split(here % m, here, "across");
+    nccl_ = true;
+}
+
 void Mesh::start(const MeshOptions& options) {
     ENSURE(!mpi_);
     const Launcher launcher = find_launcher([](const char* name) -> const char* { return std::getenv(name); });
+    options_ = options;
     if (launcher.name.empty() || launcher.ranks == 1) return;
     if (has_mpi()) return start_mpi(options, launcher);
     if (launcher.ranks > 1 || std::getenv("PMIX_RANK") != std::string("0"))

@@ -18,10 +18,15 @@
 
 namespace traincu {
 
+enum class Transport { automatic, mpi, nccl };
+
 struct MeshOptions {
     int ranks_per_node = 0;                      // 0: as the hosts are. Else pretend: for tests, and for hosts that are two nodes
     double timeout_seconds = 600;                // that a rank may keep others waiting
     int64_t largest_message = int64_t{1} << 30;  // bytes in one message of MPI; tests make it small
+    Transport transport = Transport::automatic;  // of tensors on GPUs: nccl where each rank has a GPU of its own and the build has NCCL
+    bool repeatable = true;                      // NCCL's sums have the same bits in a repeated run
+    int64_t nccl_scratch = int64_t{32} << 20;    // bytes on the device for each communicator that sums bf16; tests make it small
 };
 
 // Who started this process, by its environment.
@@ -41,6 +46,12 @@ public:
     // Error(usage) under a launcher of several ranks where this build has no MPI or MPI knows of another number, and where
     // ranks_per_node does not divide it.
     void start(const MeshOptions& options = {});
+
+    // Of all ranks, after start() and once the stream's device is chosen: from now on the communicators move its tensors by NCCL, where
+    // options.transport and the devices allow it. What was split from them before stays with MPI. Error(usage) where NCCL was asked for and
+    // cannot be.
+    void use_device(const Stream& stream);
+    const char* transport() const { return nccl_ ? "nccl" : mpi_ ? "mpi" : "none"; }
 
     // Of a rank that failed, with what it printed: returns the exit code where there are no other ranks, else ends the process with it.
     int leave(int exit_code, const std::string& sentence);
@@ -72,10 +83,12 @@ public:
 private:
     void start_mpi(const MeshOptions& options, const Launcher& launcher);
 
+    MeshOptions options_;
     std::unique_ptr<PeerWatch> watch_;
     std::unique_ptr<Communicator> world_, node_, across_;
     int local_rank_ = 0, local_ranks_ = 1, threads_;
     bool mpi_ = false;  // to be ended
+    bool nccl_ = false;
     std::string note_;
 };
 

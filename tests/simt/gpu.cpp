@@ -1,6 +1,9 @@
 // src/device/gpu.h over the runner: memory of the host, and streams whose work is done when the host waits for it and not before. Of
 // several streams that could go on, one is drawn: only stream order and events bind them, so a forgotten event is seen.
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +13,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "kernels/launch.h"
@@ -31,11 +35,12 @@ namespace {
 
 struct Mark {     // one call of record()
     Clock clock;  // what came before it
-    bool past = false;
+    std::atomic<bool> past = false;
     double milliseconds = 0;
 };
 struct Work {
     std::function<std::string()> run;  // its failure, or nothing
+    std::function<bool()> ready;       // may begin when this says so; empty: at once
     std::shared_ptr<Mark> after;       // may begin when this is past
     uint64_t index = 0;                // in its stream
     Clock clock;                       // what it comes after
@@ -53,6 +58,9 @@ std::set<std::string> checked_kernels;
 gpu::DeviceInfo device_of(int capability) {
     gpu::DeviceInfo device;
     device.name = "SIMT runner";
+    // Each process has a device of its own, unless a test says otherwise.
+    const char* bus = std::getenv("SIMT_PCI_BUS_ID");
+    device.pci_bus_id = bus ? bus : format("%08x:00:00.0", static_cast<unsigned>(getpid()));
     device.compute_capability = capability;
     device.multiprocessors = 3;  // few and odd: persistent grids stay small and do not divide evenly
     device.memory = device.free_memory = device_memory;
@@ -107,7 +115,8 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ExitCode::hardware, "SIMT runner: " + what); }
 
-void enqueue(StreamHandle stream, std::string name, std::function<std::string()> run, std::shared_ptr<Mark> after = nullptr) {
+void enqueue(StreamHandle stream, std::string name, std::function<std::string()> run, std::shared_ptr<Mark> after = nullptr,
+             std::function<bool()> ready = nullptr) {
     ENSURE(std::find(streams.begin(), streams.end(), stream) != streams.end());
     if (only_check) return;
     const auto number = static_cast<size_t>(stream->number);
@@ -115,7 +124,7 @@ void enqueue(StreamHandle stream, std::string name, std::function<std::string()>
     if (after) join_clocks(stream->clock, after->clock);
     if (stream->clock.size() <= number) stream->clock.resize(number + 1);
     stream->clock[number] = ++stream->index;
-    stream->queue.push_back({std::move(run), std::move(after), stream->index, stream->clock, std::move(name)});
+    stream->queue.push_back({std::move(run), std::move(ready), std::move(after), stream->index, stream->clock, std::move(name)});
 }
 
 // Does work of streams drawn by chance until done(). A failure ends all of it, as it does on a card.
@@ -123,9 +132,19 @@ template <class Done>
 void work_until(Done&& done) {
     while (!done()) {
         std::vector<CUstream_st*> able;
-        for (CUstream_st* stream : streams)
-            if (!stream->queue.empty() && (!stream->queue.front().after || stream->queue.front().after->past)) able.push_back(stream);
-        if (able.empty()) refuse("streams wait for one another");
+        bool others = false;  // a stream waits for what is outside of this process
+        for (CUstream_st* stream : streams) {
+            if (stream->queue.empty() || (stream->queue.front().after && !stream->queue.front().after->past)) continue;
+            if (stream->queue.front().ready && !stream->queue.front().ready())
+                others = true;
+            else
+                able.push_back(stream);
+        }
+        if (able.empty() && !others) refuse("streams wait for one another");
+        if (able.empty()) {
+            std::this_thread::sleep_for(std::chrono::microseconds(20));
+            continue;
+        }
         CUstream_st* stream = able[below(static_cast<uint32_t>(able.size()))];
         const Work work = std::move(stream->queue.front());
         stream->queue.pop_front();
@@ -230,12 +249,15 @@ void let_time_pass(double milliseconds) {
     skipped += milliseconds;
 }
 
-void enqueue_host(StreamHandle stream, const std::string& name, std::function<std::string()> run) {
+void enqueue_host(StreamHandle stream, const std::string& name, std::function<std::string()> run, std::function<bool()> ready) {
     const std::lock_guard guard(lock);
-    enqueue(stream, name, [run = std::move(run)] {
-        const DeviceAccess access;
-        return run();
-    });
+    enqueue(
+        stream, name,
+        [run = std::move(run)] {
+            const DeviceAccess access;
+            return run();
+        },
+        nullptr, std::move(ready));
 }
 
 }  // namespace traincu::simt
@@ -351,14 +373,17 @@ void synchronize(EventHandle event) {
     report_failure();
     const auto mark = event->mark;
     if (!mark) return;
-    work_until([&] { return mark->past; });
+    work_until([&] { return mark->past.load(); });
     host_goes_on(mark->clock);
 }
+bool is_past(EventHandle event) { return !event->mark || event->mark->past; }  // any thread, also while another waits in here
 double milliseconds(EventHandle from, EventHandle to) {
     const std::lock_guard guard(lock);
     ENSURE(from->mark && to->mark && from->mark->past && to->mark->past);
     return to->mark->milliseconds - from->mark->milliseconds;
 }
+
+void adopt_device() {}
 
 void push_range(const char*) {}
 void pop_range() {}

@@ -8,8 +8,10 @@
 
 namespace traincu::simt {
 
-// run() sees device memory through host_copy() (access.h). What it returns, unless empty, is a failure.
-void enqueue_host(gpu::StreamHandle stream, const std::string& name, std::function<std::string()> run);
+// run() sees device memory through host_copy() (access.h). What it returns, unless empty, is a failure. ready() is asked until it says yes,
+// while other streams go on: work that waits for another process. It must come to an end by itself.
+void enqueue_host(gpu::StreamHandle stream, const std::string& name, std::function<std::string()> run,
+                  std::function<bool()> ready = nullptr);
 
 // The clock by which events are marked goes on by so much at once: work that takes longer than its loops do.
 void let_time_pass(double milliseconds);

@@ -164,7 +164,7 @@ void NcclWatch::end(const Error& error) {
     abort_all();
     {
         std::unique_lock lock(mutex_);
-        if (changed_.wait_for(lock, 5s, [&] { return taken_ || stop_; })) return;
+        if (changed_.wait_for(lock, 2s, [&] { return taken_ || stop_; })) return;
     }
     std::fflush(stdout);
     std::fprintf(stderr, "error: %s\n  what to do: %s\n%s\n", error.what(), error.remedy().c_str(), error.json().c_str());

@@ -15,6 +15,7 @@
 #include "src/base/arena.h"
 #include "src/parallel/mesh.h"
 #include "tests/support/device.h"
+#include "tests/support/mesh.h"
 
 #ifdef TRAIN_HAS_MPI
 #define OMPI_SKIP_MPICXX 1
@@ -284,10 +285,14 @@ void check_all(Communicator& comm, int salt) {
 
 }  // namespace
 
+Mesh& test_mesh() { return mesh(); }
+
 TEST_SUITE("ranks") {
     TEST_CASE("ranks: every operation on the world, a node, across nodes, and odd and even ranks") {
         Mesh& m = mesh();
         CHECK(m.size() == m.nodes() * m.ranks_per_node());
+        if (const char* transport = std::getenv("TEST_TRANSPORT"); transport && m.size() > 1 && on_gpu())
+            CHECK(m.transport() == std::string(transport));
         CHECK(m.rank() == m.world().node_of(m.rank()) * m.ranks_per_node() + m.node().rank());
         check_all(m.world(), 100);
         check_all(m.node(), 200);

@@ -116,14 +116,17 @@ Error NcclWatch::overdue(const std::string& what, double seconds) const {
 // With mutex_ held. NCCL's error comes before a deadline: it says more.
 std::optional<Error> NcclWatch::look(double seconds) {
     std::erase_if(flights_, [](const auto& flight) { return gpu::is_past(flight->ended); });
+    std::optional<Error> at_rest;
     for (ncclComm_t comm : comms_) {
         ncclResult_t state = ncclSuccess;
         const ncclResult_t result = ncclCommGetAsyncError(comm, &state);
         if (result != ncclSuccess) state = result;
         if (state == ncclSuccess || state == ncclInProgress) continue;
         const auto oldest = std::ranges::find(flights_, comm, [](const auto& flight) { return flight->comm; });
-        return nccl_error(state, oldest == flights_.end() ? "a communicator at rest" : (*oldest)->title(), comm);
+        if (oldest != flights_.end()) return nccl_error(state, (*oldest)->title(), comm);
+        at_rest = nccl_error(state, "a communicator at rest", comm);
     }
+    if (at_rest) return at_rest;
     for (const auto& flight : flights_) {
         if (!gpu::is_past(flight->begun)) continue;
         flight->waited += seconds;

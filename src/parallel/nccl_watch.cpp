@@ -129,7 +129,7 @@ std::optional<Error> NcclWatch::look(double seconds) {
     if (at_rest) return at_rest;
     for (const auto& flight : flights_) {
         if (!gpu::is_past(flight->begun)) continue;
-        flight->waited += seconds;
+        flight->waited = flight->waited < 0 ? 0 : flight->waited + seconds;
         if (flight->waited > timeout_seconds_) return overdue(flight->title(), flight->waited);
     }
     if (!call_.empty() && (call_waited_ += seconds) > timeout_seconds_) return overdue("the call of NCCL for " + call_, call_waited_);

@@ -40,7 +40,7 @@ public:
         int64_t number;
         std::string name;
         gpu::EventHandle begun = gpu::create_event(), ended = gpu::create_event();  // around it on the side stream
-        double waited = 0;                                                          // seconds since it was first seen begun
+        double waited = -1;                                                         // seconds since it was first seen begun; -1: not yet
     };
 
     explicit NcclWatch(double timeout_seconds);

@@ -15,6 +15,7 @@
 #include "src/parallel/comm_nccl.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 
 #include "kernels/reduce_ranks.h"
@@ -115,8 +116,10 @@ public:
     void barrier(Stream& stream) override {
         if (!stream.on_gpu()) return host_->barrier(stream);
         const Tensor token(scratch(), Dtype::i32, {1});  // nobody looks at it
+        const auto start = std::chrono::steady_clock::now();
         begin_all_reduce(token, Reduce::max, stream).wait(stream);
         stream.synchronize();
+        traffic().waited_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         engine_->watch.check();
     }
 

@@ -142,7 +142,7 @@ void work_until(Done&& done) {
         }
         if (able.empty() && !others) refuse("streams wait for one another");
         if (able.empty()) {
-            std::this_thread::sleep_for(std::chrono::microseconds(20));
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
             continue;
         }
         CUstream_st* stream = able[below(static_cast<uint32_t>(able.size()))];

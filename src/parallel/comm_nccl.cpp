@@ -102,7 +102,15 @@ public:
         engine_->watch.add(comm_);
     }
     ~NcclCommunicator() override {
-        const bool failed = std::uncaught_exceptions() > 0 || engine_->watch.failed();
+        bool failed = std::uncaught_exceptions() > 0 || engine_->watch.failed();
+        if (!failed) {  // nothing may be under way
+            try {
+                side_.synchronize();
+                failed = engine_->watch.failed();
+            } catch (const Error&) {
+                failed = true;
+            }
+        }
         if (engine_->watch.remove(comm_)) failed ? ncclCommAbort(comm_) : ncclCommDestroy(comm_);
         gpu::destroy_event(ready_);
         if (scratch_) gpu::release(scratch_);

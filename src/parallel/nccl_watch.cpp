@@ -138,7 +138,7 @@ std::optional<Error> NcclWatch::look(double seconds) {
 
 void NcclWatch::abort_all() {
     // Not under a call of NCCL: a host that hangs in one is ended as it is.
-    const std::unique_lock calls(calls_, 2s);
+    const std::unique_lock calls(calls_, 500ms);
     if (!calls.owns_lock()) return;
     struct Progress {
         std::mutex mutex;
@@ -167,7 +167,7 @@ void NcclWatch::end(const Error& error) {
     abort_all();
     {
         std::unique_lock lock(mutex_);
-        if (changed_.wait_for(lock, 2s, [&] { return taken_ || stop_; })) return;
+        if (changed_.wait_for(lock, 1s, [&] { return taken_ || stop_; })) return;
     }
     std::fflush(stdout);
     std::fprintf(stderr, "error: %s\n  what to do: %s\n%s\n", error.what(), error.remedy().c_str(), error.json().c_str());

@@ -3,7 +3,7 @@
 // operation under way for longer than the deadline? Is the host inside a call of NCCL for longer than that? If so
 //   1. it aborts all communicators of the family, each in a thread of its own, since one abort may wait for another rank's;
 //   2. the host, which comes back from its wait, meets the error as an exception at its next operation, wait() or progress();
-//   3. if it does not within two seconds, the thread prints the error itself and ends the process, with exit code 7.
+//   3. if it does not within a second, the thread prints the error itself and ends the process, with exit code 7.
 // Between 1 and 2 the device's memory holds whatever the aborted operations left: whoever waits for a stream calls progress() before it
 // trusts what it finds.
 #pragma once

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "src/parallel/comm_nccl.h"
+#include "src/parallel/nccl_watch.h"
 #include "tests/nccl/processes.h"
 #include "tests/nccl/standin.h"
 
@@ -86,6 +87,18 @@ TEST_SUITE("nccl") {
         CAPTURE(ended[0].errors);
         CHECK(ended[0].errors.starts_with("error: all_gather (operation 1 of the node communicator) is not done after 0."));
         CHECK(ended[0].errors.find("\"code\":7") != std::string::npos);
+    }
+
+    TEST_CASE("nccl: a host that stays inside of a call of NCCL is ended too") {
+        const std::vector<Ended> ended = on_processes(1, [](int) -> std::string {
+            NcclWatch watch(0.2);
+            const NcclWatch::Call call(watch, "the split of the world communicator");
+            std::this_thread::sleep_for(std::chrono::seconds(30));
+            return "it went on";
+        });
+        CHECK(ended[0].status == 7);
+        CAPTURE(ended[0].errors);
+        CHECK(ended[0].errors.starts_with("error: the call of NCCL for the split of the world communicator is not done after 0."));
     }
 
     TEST_CASE("nccl: for repeatable sums NCCL's environment says Ring and no NVLS, unless the user says otherwise") {

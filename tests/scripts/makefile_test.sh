@@ -1,9 +1,9 @@
 #!/bin/sh
-# What the Makefile finds of the CUDA toolkit: nothing set, CUDA_HOME or NVCC set, none there; and of MPI. With stand-ins for nvcc, mpicc.
+# What the Makefile finds of the CUDA toolkit and NCCL: nothing set, CUDA_HOME or NVCC set, none there; and of MPI. With stand-ins for nvcc, mpicc.
 # shellcheck disable=SC2016  # the stand-ins expand their own variables
 # shellcheck source=tests/scripts/check.sh
 . "$(dirname "$0")/check.sh"
-unset CUDA_HOME NVCC CUDA ARCH MPI MPICC PKG_CONFIG_PATH MAKEFLAGS MAKELEVEL
+unset CUDA_HOME NVCC CUDA NCCL ARCH MPI MPICC PKG_CONFIG_PATH MAKEFLAGS MAKELEVEL
 cd "$repo" || exit 1
 mkdir -p "$tmp/toolkit/bin"
 printf '#!/bin/sh\necho "Cuda compilation tools, release 12.9, V12.9.1"\n' > "$tmp/toolkit/bin/nvcc"
@@ -16,6 +16,15 @@ run env PATH="$tmp/toolkit/bin:$PATH" NVCC=nvcc make CUDA=1 found;     expect "m
 run make CUDA=1 NVCC= found;                                           expect "makefile: CUDA=1 without nvcc is refused, with a remedy" 2 'CUDA=1 needs nvcc' 'CUDA_HOME='
 run make CXX='g++ -nostdinc -nostdinc++' found;                        expect "makefile: what is not there is said to be missing, with a remedy" 2 '^oneDNN .*not found' '^BPE .*not found' '^missing .*cli11.*setup.sh'
 run make CUDA=0 found;                                                 expect "makefile: CUDA=0 is content" 0 '^CUDA'
+
+if [ "$(${CXX:-g++} -print-file-name=libnccl.so)" = libnccl.so ]; then
+run make CUDA=1 CUDA_HOME="$tmp/toolkit" found;                        expect "makefile: a toolkit without NCCL, and that is said" 0 '^NCCL .*not found: ranks send through MPI.*libnccl-dev'
+run make CUDA=1 CUDA_HOME="$tmp/toolkit" NCCL=1 found;                 expect "makefile: NCCL=1 without NCCL is refused, with a remedy" 2 'NCCL=1 needs nccl.h' 'NCCL=0'
+fi
+mkdir "$tmp/toolkit/include" "$tmp/toolkit/lib64"
+: > "$tmp/toolkit/include/nccl.h"; : > "$tmp/toolkit/lib64/libnccl.so"
+run make CUDA=1 CUDA_HOME="$tmp/toolkit" found;                        expect "makefile: a toolkit with NCCL" 0 "^NCCL .*$tmp/toolkit/lib64/libnccl.so: GPUs send to each other"
+run make CUDA=1 CUDA_HOME="$tmp/toolkit" NCCL=0 found;                 expect "makefile: NCCL=0 leaves it" 0 '^NCCL .*not used: NCCL=0'
 
 mkdir "$tmp/mpi"
 : > "$tmp/mpi/mpi.h"

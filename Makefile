@@ -82,24 +82,23 @@ cuda_src := $(wildcard kernels/*.cu)
 cuda_dir := $(BUILD)/cuda/$(subst $(eval) ,_,$(archs))
 NVCCFLAGS += -std=c++20 -O3 -I. --expt-relaxed-constexpr -lineinfo -Xptxas -v -Xcompiler -Wall $(foreach a,$(archs),-gencode arch=compute_$(a),code=sm_$(a))
 cublaslt := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),kernels/gemm_cublaslt.cpp)
-# NCCL is in the toolkit, or where the compiler looks by itself. Only a build with CUDA has it.
+# NCCL's header is in the toolkit, or where the compiler looks by itself; its library is loaded when it is needed. Only a build with CUDA has it.
 nccl_src := src/parallel/comm_nccl.cpp src/parallel/nccl_watch.cpp
 ifneq ($(NCCL),0)
-nccl_lib := $(firstword $(wildcard $(CUDA_HOME)/lib64/libnccl.so $(DEPS_LIB)/libnccl.so) $(filter /%,$(shell $(CXX) -print-file-name=libnccl.so 2>/dev/null)))
-has_nccl := $(if $(CUDA_HOME),$(if $(nccl_lib),$(shell printf '$(hash)include <nccl.h>\n' | $(CXX) $(CPPFLAGS) -idirafter $(CUDA_HOME)/include -E -x c++ - >/dev/null 2>&1 && echo yes)))
+has_nccl := $(if $(CUDA_HOME),$(shell printf '$(hash)include <nccl.h>\n' | $(CXX) $(CPPFLAGS) -idirafter $(CUDA_HOME)/include -E -x c++ - >/dev/null 2>&1 && echo yes))
 endif
 ifeq ($(use_cuda)$(NCCL)$(has_nccl),yes1)
-$(error NCCL=1 needs nccl.h and libnccl.so, in $(CUDA_HOME) or where the compiler looks: install libnccl-dev, or build with NCCL=0)
+$(error NCCL=1 needs nccl.h, in $(CUDA_HOME)/include or where the compiler looks: install libnccl-dev, or build with NCCL=0)
 endif
-cuda_obj := $(patsubst %,$(cuda_dir)/%.o,$(cuda_src) src/device/gpu.cpp $(cublaslt) $(if $(has_nccl),$(nccl_src)))
-cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(cublaslt),-lcublasLt) $(if $(has_nccl),$(nccl_lib)) -ldl -lrt
+cuda_obj := $(patsubst %,$(cuda_dir)/%.o,$(cuda_src) src/device/gpu.cpp $(cublaslt) $(if $(has_nccl),$(nccl_src) src/parallel/nccl_library.cpp))
+cuda_lib := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static $(if $(cublaslt),-lcublasLt) -ldl -lrt
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1 needs nvcc, and there is none: install the CUDA toolkit, or say where it is with CUDA_HOME=/usr/local/cuda)
 endif
 
 # ---- what there is to build
 kernel_src := $(filter-out kernels/gemm_cublaslt.cpp,$(wildcard kernels/*.cpp))
-engine_src := $(filter-out src/device/gpu.cpp $(nccl_src),$(wildcard src/*/*.cpp))
+engine_src := $(filter-out src/device/gpu.cpp $(nccl_src) src/parallel/nccl_library.cpp,$(wildcard src/*/*.cpp))
 test_src   := $(shell find tests -name '*_test.cpp' -not -path 'tests/simt/*' -not -path 'tests/nccl/*' 2>/dev/null) tests/main.cpp $(filter-out %/fuzzer.cpp %_test.cpp,$(wildcard tests/fuzz/*.cpp))
 objects     = $(patsubst %,$(BUILD)/%.o,$(kernel_src) $(engine_src))
 test_obj    = $(patsubst %,$(BUILD)/%.o,$(test_src))
@@ -119,7 +118,7 @@ found:
 	@echo "BPE       $(if $(strip $(no_bpe)),$(strip $(no_bpe)) not found: $(if $(has_pcre2),no tokenizer.json with NFC can be read,no tokenizer.json can be read) (sh scripts/setup.sh),PCRE2 and utf8proc found: tokenizer.json is read)"
 	@echo "MPI       $(if $(has_mpi),found: mpirun -np 4 ./train runs four ranks,$(if $(filter 0,$(MPI)),not used: MPI=0,not found): one rank only (for more: sh scripts/setup.sh$(comma) package libopenmpi-dev))"
 ifeq ($(use_cuda),yes)
-	@echo "NCCL      $(if $(has_nccl),$(nccl_lib): GPUs send to each other,$(if $(filter 0,$(NCCL)),not used: NCCL=0,not found: ranks send through MPI and the hosts' memory (for more: package libnccl-dev)))"
+	@echo "NCCL      $(if $(has_nccl),found: GPUs send to each other,$(if $(filter 0,$(NCCL)),not used: NCCL=0,not found: ranks send through MPI and the hosts' memory (for more: package libnccl-dev)))"
 	@echo "CUDA      $(NVCC) $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')$(comma) code for$(archs:%= sm_%)"
 else
 	@echo "CUDA      $(if $(NVCC),$(NVCC) found$(comma) not used: $(if $(filter 0,$(CUDA)),CUDA=0,no GPU here (to build for one: make CUDA=1 ARCH=90a)),not found: no GPU can be used)"

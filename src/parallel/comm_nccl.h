@@ -16,6 +16,10 @@ struct NcclSettings {
 TRAINCU_GPU std::unique_ptr<Communicator> nccl_communicator(std::unique_ptr<Communicator> host, const NcclSettings& settings,
                                                             const std::string& name);
 
-inline bool has_nccl() { return &nccl_communicator != nullptr; }
+// Why NCCL cannot be used: not built in, or its library is not here. Empty: it can.
+TRAINCU_GPU std::string nccl_library_missing();
+inline std::string nccl_unusable() {
+    return &nccl_communicator ? nccl_library_missing() : std::string("this ./train was built without NCCL");
+}
 
 }  // namespace traincu

@@ -38,10 +38,12 @@ Mesh::Mesh() : threads_(allowed_cores()) {
 // Why NCCL cannot serve these ranks, the same on all of them; empty: it can.
 static std::string no_nccl(Communicator& world, const Stream& stream) {
     struct Place {
-        bool on_gpu, built;
-        char gpu[96];  // which card of which machine
+        bool on_gpu;
+        char gpu[96];       // which card of which machine
+        char missing[160];  // nccl_unusable()
     };
-    Place mine = {stream.on_gpu(), has_nccl(), ""};
+    Place mine = {stream.on_gpu(), "", ""};
+    std::snprintf(mine.missing, sizeof mine.missing, "%s", nccl_unusable().c_str());
     if (mine.on_gpu) {
         std::string machine;  // alike in all containers of a machine, unlike on any two
         if (std::FILE* file = std::fopen("/proc/sys/kernel/random/boot_id", "r")) {
@@ -57,7 +59,7 @@ static std::string no_nccl(Communicator& world, const Stream& stream) {
     world.all_gather(Tensor(all.data(), Dtype::u8, {world.size() * bytes}), Tensor(&mine, Dtype::u8, {bytes}), Cargo::other, cpu).wait(cpu);
     for (size_t i = 0; i < all.size(); i++) {
         if (!all[i].on_gpu) return format("rank %zu computes on the CPU", i);
-        if (!all[i].built) return "this ./train was built without NCCL";
+        if (*all[i].missing) return all[i].missing;
         for (size_t j = 0; j < i; j++)
             if (std::string(all[j].gpu) == all[i].gpu) return format("ranks %zu and %zu share a GPU", j, i);
     }

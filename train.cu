@@ -74,6 +74,7 @@ void read_options(Run& run, int argc, char** argv) {
                     "give --val-data too");
     run.threads = use_processor(o, run.mesh.threads_per_rank());
     run.stream = open_stream(o.device, o.precision);
+    run.mesh.use_device(run.stream);
     choose_products(o, run.stream);
     choose_determinism(o, run.stream);
     if (run.stream.on_gpu()) run.telemetry = open_telemetry();
@@ -98,7 +99,7 @@ void build_model(Run& run) {
     const RunUses uses{run.val_data != nullptr, run.files.tokenizer != nullptr};
     resolve_recompute(o, uses, available_memory(run.stream));
     run.memory = std::make_unique<RunMemory>(o, uses, run.mesh.rank());
-    if (run.memory->sharding) run.memory->sharding->connect(run.mesh.world());
+    if (run.memory->sharding) run.memory->sharding->connect(run.mesh);
     // before the memory is taken: it needs some of its own
     const Ceiling ceiling = measure_ceiling(run.stream, run.memory->weights.dtype, run.threads);
     run.peak_flops = ceiling.flops * run.mesh.size(), run.machine = ceiling.text;

@@ -80,6 +80,12 @@ struct Mastered {
         return overflowed(static_cast<float>(w), widened(weights[i]));
     }
 };
+template <class T>
+struct MasterAlone {
+    T* master;
+    T load(int64_t i) const { return master[i]; }
+    bool store(int64_t i, T w) const { return master[i] = w, false; }
+};
 struct Split {
     bf16* weights;
     int16_t* lower;
@@ -125,6 +131,10 @@ void with_weights(const Tensor& weights, const Tensor& kept, const WeightRange& 
     auto stored = [&]<class Type>(Type) {
         return reinterpret_cast<Type*>(static_cast<std::byte*>(weights.data) + range.stored_at) - begin;
     };
+    if (range.stored == master_alone) {
+        ENSURE(range.kept_at >= 0 && kept.dtype == DtypeOf<T>::value);
+        return body(MasterAlone<T>{kept.as<T>() + range.kept_at - begin});
+    }
     const Dtype type = static_cast<Dtype>(range.stored);
     if (type == DtypeOf<T>::value) return body(Stored<T>{stored(T{})});
     if (range.kept_at >= 0 && kept.dtype == DtypeOf<T>::value) {
@@ -159,7 +169,8 @@ void adamw_update(Tensor weights, Tensor kept, Tensor m, Tensor v, Tensor grad, 
         for (int64_t r = 0; r < ranges.rows(); r++) {
             const WeightRange& range = reinterpret_cast<const WeightRange*>(ranges.as<int64_t>())[r];
             ENSURE(range.end >= begin && range.end <= n);
-            ENSURE(range.stored_at + (range.end - begin) * size_of(static_cast<Dtype>(range.stored)) <= weights.bytes());
+            ENSURE(range.stored == master_alone ||
+                   range.stored_at + (range.end - begin) * size_of(static_cast<Dtype>(range.stored)) <= weights.bytes());
             ENSURE(range.kept_at < 0 || range.kept_at + range.end - begin <= kept.numel());
             const T decay = range.decays ? T(params.weight_decay) : T(0);
             cpu::with_weights<T>(weights, kept, range, begin, factors, [&](auto w) {

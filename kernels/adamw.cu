@@ -61,6 +61,7 @@ __device__ WeightPlace weight_place(const AdamwArrays<Moment>& a, int64_t i) {
     }
     const WeightRange& range = a.ranges[low];
     const int64_t offset = i - (low > 0 ? a.ranges[low - 1].end : 0);
+    if (range.stored == master_alone) return {Dtype::f32, range.decays != 0, a.masters + range.kept_at + offset, nullptr, nullptr};
     const Dtype stored = static_cast<Dtype>(range.stored);
     const bool keeps = range.kept_at >= 0;
     return {stored, range.decays != 0, a.weights + range.stored_at + offset * (stored == Dtype::f32 ? 4 : 2),

@@ -5,10 +5,11 @@
 //   w <- w - lr ( (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay w )
 // step = adam_steps and clip are the guard's (kernels/guard.h); where its verdict is not `accepted`, nothing is touched.
 //
-// The model computes with the stored weights; what AdamW updates, w in f32, is kept in one of four ways, for each range of elements:
+// The model computes with the stored weights; what AdamW updates, w in f32, is kept in one of five ways, for each range of elements:
 //   stored in f32    w is the stored weight
 //   master           w is kept beside a 16-bit weight, which becomes w rounded to the nearest: 4 bytes more
 //   split master     w is kept as two halves: the upper is the bf16 weight, the lower 16 bits lie beside it: 2 bytes more (split_master())
+//   master alone     w is kept, and no weight is stored here: it follows by what ranks send to one another (src/parallel/sharding.h)
 //   by chance        w is the bf16 weight itself: after the update it becomes one of the two bf16 beside w, by chance, so that on average
 //                    nothing is lost (stochastic rounding)
 //
@@ -41,11 +42,12 @@ struct AdamwParams {
 struct WeightRange {
     int64_t end;        // the elements up to here, from the range before
     int64_t decays;     // 1: weight decay applies
-    int64_t stored;     // the Dtype of the stored weights
+    int64_t stored;     // the Dtype of the stored weights; master_alone: none are
     int64_t stored_at;  // where they begin in `weights`, in bytes
     int64_t kept_at;    // where masters or lower halves begin in `kept`, in elements; -1: none
 };
 constexpr int64_t weight_range_size = sizeof(WeightRange) / sizeof(int64_t);
+constexpr int64_t master_alone = -1;
 
 // w as two halves: bits(w) = (upper << 16) + lower, upper = (bits + 0x8000) >> 16, lower signed. upper is w rounded to the nearest bf16 (of
 // two, to the larger in magnitude: to the even one, lower would not always fit), infinite where that is.

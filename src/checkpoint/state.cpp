@@ -30,18 +30,21 @@ static ordered_json parameters_json(const ParamTable& table) {
     return list;
 }
 
-// A moment as it lies in the plain table: row after row, with its gaps.
-static void append_moment(FileWriter& file, const Tensor& moment, const ParamTable& table, const ParamTable& plain) {
+// A flat array as it lies by the plain table: row after row, with its gaps.
+static void append_array(FileWriter& file, const Tensor& array, const ParamTable& table, const ParamTable& plain) {
     const std::vector<float> zeros(16);
     for (size_t r = 0; r < plain.rows.size(); r++) {
         const int64_t n = plain.rows[r].numel(), end = r + 1 < plain.rows.size() ? plain.rows[r + 1].offset : plain.flat_size;
-        file.append(moment.as<float>() + table.rows[r].offset, n * static_cast<int64_t>(sizeof(float)));
+        file.append(array.as<float>() + table.rows[r].offset, n * static_cast<int64_t>(sizeof(float)));
         file.append(zeros.data(), (end - plain.rows[r].offset - n) * static_cast<int64_t>(sizeof(float)));
     }
 }
 
 std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, const ModelConfig& config, const ParamTable& table,
-                             Tensor params, Tensor m, Tensor v, const ordered_json& meta, const std::vector<TextFile>& beside) {
+                             Tensor params, Tensor m, Tensor v, const ordered_json& meta, const std::vector<TextFile>& beside,
+                             Tensor replica) {
+    std::vector<std::pair<const char*, Tensor>> arrays = {{"adam_m", m}, {"adam_v", v}};
+    if (replica) arrays.emplace_back("replica", replica);
     for (const Tensor& arena : {params, m, v}) ENSURE(arena.is({table.flat_size}) && arena.dtype == Dtype::f32 && arena.contiguous());
     const std::vector<ExportedTensor> exported = exported_tensors(config, table, checkpoint_family(config));
     std::vector<StoredTensor> stored;
@@ -63,9 +66,9 @@ std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, c
                                [&](const float* values, int64_t count) { file.append(values, count * 4); });
          }},
         text_file(config_file, config_text),
-        {rank_file, 2 * pages(arena_bytes),
+        {rank_file, static_cast<int64_t>(arrays.size()) * pages(arena_bytes),
          [&](FileWriter& file) {
-             for (const Tensor& moment : {m, v}) append_moment(file, moment, table, plain), file.pad_to(page);
+             for (const auto& [name, array] : arrays) append_array(file, array, table, plain), file.pad_to(page);
          }},
     };
     for (const TextFile& file : beside) files.push_back(text_file(file.name, file.text));
@@ -73,9 +76,9 @@ std::string write_checkpoint(Io& io, const std::string& run_dir, int64_t step, c
     ordered_json tensors = ordered_json::array();
     for (const StoredTensor& tensor : stored)
         tensors.push_back(tensor_json(tensor.name, tensor.shape, model_file, tensor.offset, tensor.bytes));
-    for (const char* name : {"adam_m", "adam_v"})
+    for (size_t i = 0; i < arrays.size(); i++)
         tensors.push_back(
-            tensor_json(name, {plain.flat_size}, rank_file, name == std::string("adam_m") ? 0 : pages(arena_bytes), arena_bytes));
+            tensor_json(arrays[i].first, {plain.flat_size}, rank_file, static_cast<int64_t>(i) * pages(arena_bytes), arena_bytes));
     const ordered_json fields = config_fields(config);
     const std::string fields_text = fields.dump();
     ordered_json manifest = {{"format", "train.cu checkpoint"},
@@ -122,8 +125,8 @@ static void check_same_model(const FoundCheckpoint& found, const ModelConfig& co
                  "resume with the version of the program that wrote it: its revision is in the manifest");
 }
 
-static void read_moment(const FoundCheckpoint& found, const std::string& name, const Tensor& moment, const ParamTable& table,
-                        const ParamTable& plain) {
+static bool read_array(const FoundCheckpoint& found, const std::string& name, const Tensor& array, const ParamTable& table,
+                       const ParamTable& plain) {
     const int64_t bytes = plain.flat_size * static_cast<int64_t>(sizeof(float));
     for (const ordered_json& tensor : found.manifest.at("tensors")) {
         if (tensor.at("name") != name) continue;
@@ -131,13 +134,18 @@ static void read_moment(const FoundCheckpoint& found, const std::string& name, c
         int64_t offset = integer_field(tensor, "offset");
         if (tensor.at("file") != rank_file || tensor.at("bytes") != bytes || offset < 0 || offset > file.size() - bytes)
             mismatch(found, "the manifest's place of " + name + " is impossible", "use another checkpoint");
-        if (table.flat_size == plain.flat_size) return file.read(moment.data, bytes, offset);
+        if (table.flat_size == plain.flat_size) return file.read(array.data, bytes, offset), true;
         for (size_t r = 0; r < table.rows.size(); r++)
-            file.read(moment.as<float>() + table.rows[r].offset, plain.rows[r].numel() * static_cast<int64_t>(sizeof(float)),
+            file.read(array.as<float>() + table.rows[r].offset, plain.rows[r].numel() * static_cast<int64_t>(sizeof(float)),
                       offset + plain.rows[r].offset * static_cast<int64_t>(sizeof(float)));
-        return;
+        return true;
     }
-    mismatch(found, "it has no " + name, "use another checkpoint");
+    return false;
+}
+
+static void read_moment(const FoundCheckpoint& found, const std::string& name, const Tensor& moment, const ParamTable& table,
+                        const ParamTable& plain) {
+    if (!read_array(found, name, moment, table, plain)) mismatch(found, "it has no " + name, "use another checkpoint");
 }
 
 void read_checkpoint(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table, Tensor params, Tensor m, Tensor v) {
@@ -152,6 +160,12 @@ void read_checkpoint(const FoundCheckpoint& found, const ModelConfig& config, co
     } catch (const nlohmann::json::exception& exception) {
         mismatch(found, std::string("its manifest is not of the expected form: ") + exception.what(), "use another checkpoint");
     }
+}
+
+bool read_replica(const FoundCheckpoint& found, const ModelConfig& config, const ParamTable& table, Tensor replica) try {
+    return read_array(found, "replica", replica, table, make_param_table(config));
+} catch (const nlohmann::json::exception& exception) {
+    mismatch(found, std::string("its manifest is not of the expected form: ") + exception.what(), "use another checkpoint");
 }
 
 }  // namespace traincu

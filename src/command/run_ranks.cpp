@@ -28,13 +28,19 @@ Options start_ranks(int argc, char** argv, Mesh& mesh) {
     } catch (...) {
         mistake = std::current_exception();
     }
-    mesh.start({.ranks_per_node = static_cast<int>(options.ranks_per_node), .timeout_seconds = options.peer_timeout});
+    mesh.start({.ranks_per_node = static_cast<int>(options.ranks_per_node),
+                .timeout_seconds = options.peer_timeout,
+                .transport = options.transport == "nccl"  ? Transport::nccl
+                             : options.transport == "mpi" ? Transport::mpi
+                                                          : Transport::automatic,
+                .repeatable = options.determinism != "off"});
     if (mesh.rank() > 0) {
         silence_notes();
         if (!std::freopen("/dev/null", "w", stdout)) throw Error(ExitCode::io, "/dev/null cannot be opened");
     }
     if (mistake) std::rethrow_exception(mistake);
     options.ranks = mesh.size();
+    if (mesh.size() > 1) options.ranks_per_node = mesh.ranks_per_node();
     if (!mesh.note().empty()) note("%s", mesh.note().c_str());
     check_same(mesh.world(), shared_options(options), "the options", "start all ranks with one command line");
     check_same(mesh.world(), build_summary(), "the programs", "start the same build of ./train on all hosts");

@@ -27,6 +27,7 @@ RunFiles resolve_options(Options& o) {
         if (o.vocab_size == 0) o.vocab_size = Shard(shard).header().vocab_size;
         files.tokenizer = choose_tokenizer(o.tokenizer, shard, files.model ? &*files.model : nullptr, o.vocab_size);
     }
+    resolve_rank_options(o);
     resolve_batch(o);
     if (names_bias_file(o)) files.bias = read_fixed_bias(o);
     set_model_options(o, model_config(o));
@@ -68,7 +69,8 @@ ModelOptions training_options(const Options& o) {
 StepShape step_shape(const Options& o) { return {training_options(o), o.seq_len, o.total_batch_tokens / o.seq_len / o.ranks}; }
 
 DataParallel data_parallel(const Options& o, int rank) {
-    return {static_cast<int>(o.ranks), rank, static_cast<int>(o.zero), o.determinism == "ranks"};
+    const int ranks = static_cast<int>(o.ranks), per_node = static_cast<int>(o.ranks_per_node);
+    return {ranks, rank, per_node > 0 ? per_node : ranks, static_cast<int>(o.zero), o.determinism == "ranks", comm_quant(o)};
 }
 
 LoaderConfig training_loader_config(const Options& o, int rank) {

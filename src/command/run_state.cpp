@@ -33,8 +33,10 @@ std::string save_run_state(Io& io, const RunDirectory& directory, const RunState
         v(*state.optimizer, table, state.optimizer->v(), *state.stream);
     params.download(state.world), m.download(state.world), v.download(state.world);
     if (state.world && state.world->rank() > 0) return "";
+    MasterCopy replica(state.weights->door, nullptr, *state.stream);
+    const bool follow = state.weights->door.precision().follow_masters;
     return write_checkpoint(io, directory.path, state.step, state.weights->config, table, params.tensor(), m.tensor(), v.tensor(), meta,
-                            beside);
+                            beside, follow ? replica.download().tensor() : Tensor());
 }
 
 // A counter of the run; Error(checkpoint) if it is not a whole number of at least 0.
@@ -55,6 +57,10 @@ bool restore_run_state(const RunDirectory& directory, RunState& state) try {
         v(*state.optimizer, table, state.optimizer->v(), *state.stream);
     read_checkpoint(*directory.checkpoint, state.weights->config, table, params.tensor(), m.tensor(), v.tensor());
     params.upload(), m.upload(), v.upload();
+    if (state.weights->door.precision().follow_masters) {
+        MasterCopy replica(state.weights->door, nullptr, *state.stream);
+        if (read_replica(*directory.checkpoint, state.weights->config, table, replica.tensor())) replica.upload();
+    }
     state.step = directory.checkpoint->step, state.tokens = counter(directory, meta, "tokens");
     for (const char* name : {"skipped", "consecutive_skips", "consecutive_nonfinite"}) counter(directory, meta.at("guard"), name);
     GuardState guard = guard_from_json(meta.at("guard"));

@@ -57,13 +57,14 @@ void TrainingStep::submit(int64_t step, const StepBatch& batch) {
     const Tensor gradients = weights_.door.flat_gradients();
     zero(gradients, stream_);
     if (world_) world_->traffic() = {};
+    if (sharding_) sharding_->begin_step(step);
     executor_.run(schedule_, batch, stream_, [&] {
         const GuardParams guard{loss_scale(batch), options_.skip_zscore, options_.grad_clip};
         if (sharding_) sharding_->finish_gradients(model_.loss_sum(), stream_);
         optimizer_.sum_squares(stream_);
         if (sharding_) sharding_->finish_squares(optimizer_.squares(), stream_);
         optimizer_.update(model_.loss_sum(), record.lr, guard, stream_);
-        if (sharding_) sharding_->publish_weights(stream_);
+        if (sharding_) sharding_->publish_weights(optimizer_, stream_);
     });
     if (world_) record.traffic = traffic_record(world_->traffic());
 

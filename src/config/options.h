@@ -44,6 +44,8 @@ struct Options {
     int64_t threads = 0;
     // ranks
     int64_t zero = 0, ranks_per_node = 0;
+    std::string transport = "auto", comm_quant = "none", quant_weights = "auto", quant_grads = "auto";
+    int64_t quant_weights_group = 2048, quant_grads_group = 128;
     double peer_timeout = 600;
     // run
     std::string config, out, resume = "never", prompt, tokenizer, baselines;

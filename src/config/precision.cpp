@@ -106,6 +106,17 @@ Precision precision_of(const Options& o) {
                        "leave it out, or store them in bf16");
         precision.beside = Beside::lower_half;
     }
+    if (o.ranks > 1 && o.quant_weights != "none" && o.quant_weights != "auto") {
+        for (Dtype type : precision.stored)
+            if (type != precision.stored[0] || type == Dtype::f16)
+                refuse("--quant-weights " + o.quant_weights + " sends all weights in one form, and here they are stored in several types",
+                       "choose --precision bf16 or fp32, without --precision-of");
+        if (o.precision == "bf16-sr" || o.master_weights == "split")
+            refuse("--quant-weights " + o.quant_weights + " brings weights to their masters, and " +
+                       (o.precision == "bf16-sr" ? "--precision bf16-sr keeps none" : "--master-weights split has them in the weights"),
+                   "choose --precision bf16");
+        precision.beside = Beside::master, precision.follow_masters = true;
+    }
     return precision;
 }
 

@@ -47,6 +47,8 @@ struct Precision {
     std::array<Dtype, n_weight_classes> stored{};
     Beside beside = Beside::nothing;
     bool linear_as_stored = false;  // --fp32-products bf16x2 or bf16x3
+    // --quant-weights: weights of any type have masters, and AdamW updates these alone. The stored weights follow by what ranks send.
+    bool follow_masters = false;
 };
 
 // Of --precision (fp32, bf16, layercast or bf16-sr), --precision-of and --master-weights. Error(usage) for a text of another form, and for

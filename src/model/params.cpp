@@ -115,7 +115,7 @@ void place(ParamTable& table, const Precision& precision) {
         row.stored = precision.stored_in(row.weight_class);
         row.stored_at = table.stored_bytes;
         table.stored_bytes += room * size_of(row.stored);
-        if (!is_16_bit(row.stored) || precision.beside == Beside::nothing) continue;
+        if ((!is_16_bit(row.stored) && !precision.follow_masters) || precision.beside == Beside::nothing) continue;
         row.kept_at = table.kept_size;
         table.kept_size += room;
     }

@@ -58,7 +58,7 @@ void for_each(int64_t n, Body&& body) {
 MasterCopy::MasterCopy(WeightDoor& door, Optimizer* optimizer, Stream& stream)
     : door_(door), optimizer_(optimizer), stream_(stream), memory_(nullptr, std::free) {
     const Tensor flat = door.flat_weights();
-    if (!stream.on_gpu() && flat.dtype == Dtype::f32) {
+    if (!stream.on_gpu() && flat.dtype == Dtype::f32 && !(optimizer && optimizer->kept())) {
         host_ = flat;
         return;
     }

@@ -7,8 +7,9 @@
 
 namespace traincu {
 
+// The ranges of `size` elements from `begin` on. kept_at: where those that keep something beside them begin; moved on.
 // Rows that follow one another and are kept alike are one range; it takes in the gap behind a row, where all is zero and stays so.
-std::vector<WeightRange> weight_ranges(const ParamTable& table, int64_t begin, int64_t size, int64_t& kept_at) {
+static std::vector<WeightRange> weight_ranges(const ParamTable& table, bool follow_masters, int64_t begin, int64_t size, int64_t& kept_at) {
     std::vector<WeightRange> ranges;
     for (size_t r = 0; r < table.rows.size(); r++) {
         const ParamRow& row = table.rows[r];
@@ -17,6 +18,7 @@ std::vector<WeightRange> weight_ranges(const ParamTable& table, int64_t begin, i
         if (from >= to) continue;
         WeightRange range{to - begin, row.decays, static_cast<int64_t>(row.stored),
                           row.stored_at + (from - row.offset) * size_of(row.stored), -1};
+        if (follow_masters) range.stored = master_alone, range.stored_at = 0;
         if (row.kept_at >= 0) range.kept_at = kept_at, kept_at += to - from;
         const bool joins = !ranges.empty() && ranges.back().decays == range.decays && ranges.back().stored == range.stored &&
                            (ranges.back().kept_at < 0) == (range.kept_at < 0);
@@ -53,7 +55,7 @@ Optimizer::Optimizer(WeightDoor& door, const AdamwParams& hyper, Arena& arena, D
     const Dtype wide = statistics_of(door.precision().compute), type = moments == Dtype::bf16 ? moments : wide;
     int64_t kept_size = 0, range_count = 0;
     for (OwnPiece& piece : pieces_) {
-        piece.ranges = weight_ranges(door.table(), piece.begin, piece.size, kept_size);
+        piece.ranges = weight_ranges(door.table(), door.precision().follow_masters, piece.begin, piece.size, kept_size);
         range_count += static_cast<int64_t>(piece.ranges.size());
         local_size_ += piece.size;
     }

@@ -73,7 +73,4 @@ private:
     Tensor ranges_;                  // (R,5) i64, of all pieces
 };
 
-// The ranges of `size` elements from `begin` on. kept_at: where those that keep something beside them begin; moved on.
-std::vector<WeightRange> weight_ranges(const ParamTable& table, int64_t begin, int64_t size, int64_t& kept_at);
-
 }  // namespace traincu

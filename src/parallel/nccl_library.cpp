@@ -1,4 +1,4 @@
-// NCCL's functions, as src/parallel calls them: each looks up its namesake in libnccl.so.2, which is loaded when ranks with GPUs begin. So a
+// NCCL's functions, as src/parallel calls them: each looks up its namesake in libnccl.so.2, which is loaded when ranks with GPUs begin. So
 // ./train starts where the library is not installed, and its ranks fall back on MPI. Compiled only where CUDA is built in.
 #include <dlfcn.h>
 #include <nccl.h>

@@ -123,7 +123,7 @@ public:
 
     void barrier(Stream& stream) override {
         if (!stream.on_gpu()) return host_->barrier(stream);
-        const Tensor token(scratch(), Dtype::i32, {1});  // nobody looks at it
+        const Tensor token(side_.workspace(4), Dtype::i32, {1});  // nobody looks at it
         const auto start = std::chrono::steady_clock::now();
         begin_all_reduce(token, Reduce::max, stream).wait(stream);
         stream.synchronize();

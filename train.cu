@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <memory>
 
-#include "kernels/matmul.h"             // gemm_engine_name
 #include "src/base/process.h"           // wait_passively, keep_freed_memory
 #include "src/base/signals.h"           // stop_signal
 #include "src/base/version.h"           // build_summary
@@ -31,7 +30,7 @@
 #include "src/config/options.h"         // Options
 #include "src/optim/master_copy.h"      // MasterCopy
 #include "src/parallel/agree.h"         // any_rank, numbers_of_all
-#include "src/plan/memory.h"            // available_memory, memory_json
+#include "src/plan/memory.h"            // available_memory
 #include "src/plan/peak.h"              // measure_ceiling
 #include "src/report/console.h"         // StepPrinter, lines
 
@@ -115,30 +114,24 @@ void build_model(Run& run) {
 // ---- 4. weights
 
 RunState state_of(Run& run) {
+    RunMemory& memory = *run.memory;
     return {run.step,
             run.tokens,
             run.data.get(),
-            &run.memory->weights,
-            &run.memory->optimizer,
+            &memory.weights,
+            &memory.optimizer,
             &run.stream,
             run.files.tokenizer.get(),
-            run.memory->sharding.get(),
+            memory.sharding.get(),
             &run.mesh.world()};
 }
 
 void restore(Run& run) {
     std::printf("%s\n%s\nrun directory %s\n\n", run_tables(run.options, *run.memory, *run.data).c_str(), run.machine.c_str(),
                 run.directory.path.c_str());
-    WeightStore& weights = run.memory->weights;
-    nlohmann::ordered_json facts = {{"parameters", weights.table.count()},
-                                    {"gemm_engine", gemm_engine_name(run.stream.device(), weights.dtype)},
-                                    {"threads", run.threads},
-                                    {"ranks", run.mesh.size()},
-                                    {"nodes", run.mesh.nodes()},
-                                    {"machine", run.machine}};
-    facts["memory"] = memory_json(run.memory->arenas());
     const bool writes = run.mesh.rank() == 0;
-    if (writes) write_run_json(run.directory, run.options, run.command, facts);
+    if (writes)
+        write_run_json(run.directory, run.options, run.command, run_facts(*run.memory, run.mesh, run.stream, run.threads, run.machine));
     run.log = std::make_unique<RunLog>(writes ? run.directory.path + "/log.jsonl" : "",
                                        run.directory.resumes() ? run.directory.checkpoint->step : -1, writes && run.options.tensorboard);
     if (run.directory.resumes()) {
@@ -148,8 +141,8 @@ void restore(Run& run) {
         std::printf("resumed from %s\n", run.directory.checkpoint->path.c_str());
         return;
     }
-    MasterCopy master(weights.door, &run.memory->optimizer, run.stream);
-    const std::string source = fill_new_weights(run.options, run.files, weights.table, master.tensor());
+    MasterCopy master(run.memory->weights.door, &run.memory->optimizer, run.stream);
+    const std::string source = fill_new_weights(run.options, run.files, run.memory->weights.table, master.tensor());
     if (!source.empty()) std::printf("%s\n", source.c_str());
     master.upload();
 }
@@ -165,7 +158,7 @@ void save(Run& run, bool required) try {
     if (run.options.keep > 0) retain_checkpoints(run.io, run.directory.path, static_cast<int>(run.options.keep));
     run.failed_saves = 0;
 } catch (const Error& error) {
-    if (required || ++run.failed_saves >= 3) throw;
+    if (required || error.code() == ExitCode::peer || ++run.failed_saves >= 3) throw;
     std::fprintf(stderr, "warning: no checkpoint of step %lld: %s (%s)\n", static_cast<long long>(run.step), error.what(),
                  error.remedy().c_str());
     run.log->note(run.step, std::string("checkpoint failed: ") + error.what());
@@ -177,10 +170,8 @@ void validate(Run& run) {
     ValidationRecord record{run.step, result.loss(), result.bits_per_byte(), run.tokens};
     if (run.choice_scorer) {
         ProgressLine line("hellaswag");
-        record.hellaswag = run.choice_scorer
-                               ->run(
-                                   run.stream, [&](double share) { line(share); }, &run.mesh.world())
-                               .acc_norm();
+        auto progress = [&](double share) { line(share); };
+        record.hellaswag = run.choice_scorer->run(run.stream, progress, &run.mesh.world()).acc_norm();
     }
     std::printf("%s\n", validation_line(record).c_str());
     run.log->validation(record);
@@ -188,14 +179,7 @@ void validate(Run& run) {
 
 void sample(Run& run) {
     if (!run.memory->generator) return;
-    const Tokenizer& tokenizer = *run.files.tokenizer;
-    std::vector<int32_t> prompt = tokenizer.encode(run.options.prompt);
-    prompt.insert(prompt.begin(), tokenizer.eot());
-    SamplingOptions sampling;
-    sampling.temperature = 0.8, sampling.vocab_size = tokenizer.vocab_size();
-    const auto ids = run.memory->generator->run(prompt, run.options.sample_tokens, sampling, static_cast<uint64_t>(run.options.seed),
-                                                tokenizer.eot(), {}, run.stream);
-    const std::string text = run.options.prompt + tokenizer.decode(ids);
+    const std::string text = sample_text(*run.memory->generator, *run.files.tokenizer, run.options, run.stream);
     std::printf("--- sample\n%s\n---\n", text.c_str());
     run.log->sample(run.step, text);
 }
@@ -245,6 +229,7 @@ int train(Run& run) {
         if (!pause) continue;
         if (stopping) {
             printer.end_line();
+            run.mesh.check_peers(0.2);  // a launcher that ends a run because a rank was lost signals too
             std::printf("stopping after step %lld: %s\n", static_cast<long long>(run.step),
                         stop_signal() ? "signal received" : "--max-minutes is over");
             save(run, true);

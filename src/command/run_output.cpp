@@ -2,7 +2,9 @@
 
 #include <cstdio>
 
+#include "kernels/matmul.h"
 #include "src/model/flops.h"
+#include "src/plan/memory.h"
 #include "src/report/console.h"
 #include "src/report/html.h"
 
@@ -47,6 +49,27 @@ std::string run_tables(const Options& options, const RunMemory& memory, const Lo
            format("%s parameters, %.3g FLOPs a token; %s training tokens, %s samples an epoch",
                   with_commas(memory.weights.table.count()).c_str(), training_flops_per_token(memory.weights.config, options.seq_len),
                   with_commas(data.total_tokens()).c_str(), with_commas(data.samples_per_epoch()).c_str());
+}
+
+nlohmann::ordered_json run_facts(const RunMemory& memory, const Mesh& mesh, const Stream& stream, int threads, const std::string& machine) {
+    return {{"parameters", memory.weights.table.count()},
+            {"gemm_engine", gemm_engine_name(stream.device(), memory.weights.dtype)},
+            {"threads", threads},
+            {"ranks", mesh.size()},
+            {"nodes", mesh.nodes()},
+            {"transport", mesh.transport()},
+            {"machine", machine},
+            {"memory", memory_json(memory.arenas())}};
+}
+
+std::string sample_text(Generator& generator, const Tokenizer& tokenizer, const Options& options, Stream& stream) {
+    std::vector<int32_t> prompt = tokenizer.encode(options.prompt);
+    prompt.insert(prompt.begin(), tokenizer.eot());
+    SamplingOptions sampling;
+    sampling.temperature = 0.8, sampling.vocab_size = tokenizer.vocab_size();
+    const auto ids =
+        generator.run(prompt, options.sample_tokens, sampling, static_cast<uint64_t>(options.seed), tokenizer.eot(), {}, stream);
+    return options.prompt + tokenizer.decode(ids);
 }
 
 void write_run_report(const std::string& run_directory) {

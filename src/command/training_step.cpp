@@ -88,6 +88,7 @@ TrainingStep::Result TrainingStep::collect() {
     StepRecord record = flight.record;
     if (stream_.on_gpu()) {
         gpu::synchronize(slot.end);
+        if (world_) world_->progress();  // throws where a peer was lost, and what was computed is worth nothing
         record.ms = gpu::milliseconds(flight.follows ? before.end : slot.begin, slot.end);
     }
     GuardState guard;

@@ -231,7 +231,7 @@ int train(Run& run) {
             printer.end_line();
             run.mesh.check_peers(0.2);  // a launcher that ends a run because a rank was lost signals too
             std::printf("stopping after step %lld: %s\n", static_cast<long long>(run.step),
-                        stop_signal() ? "signal received" : "--max-minutes is over");
+                        any_rank(world, stop_signal()) ? "signal received" : "--max-minutes is over");
             save(run, true);
             std::printf("continue with: ./train --config %s/run.json --resume auto\n", o.out.c_str());
             return static_cast<int>(ExitCode::saved);

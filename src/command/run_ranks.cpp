@@ -1,6 +1,8 @@
 #include "src/command/run_ranks.h"
 
+#include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "src/base/process.h"
 #include "src/base/version.h"
@@ -61,9 +63,12 @@ RunDirectory open_run_directory(Io& io, Options& options, Mesh& mesh) {
 }
 
 int end_by_error(const Error& error, Mesh& mesh) {
+    // A mistake in the options is one of all ranks. Rank 0 gives the others the time to meet it themselves, not as news of its failure.
+    constexpr auto time_to_meet_it = std::chrono::milliseconds(200);
+    if (mesh.rank() == 0 && mesh.size() > 1 && error.code() == ExitCode::usage) std::this_thread::sleep_for(time_to_meet_it);
     bool said = false;
     if (mesh.rank() > 0 && error.code() != ExitCode::peer) {
-        constexpr double patience = 0.5;  // until rank 0 has failed in the same way, or has not
+        constexpr double patience = 2;  // until rank 0 has failed in the same way, or has not
         try {
             mesh.check_peers(patience);
         } catch (const Error& lost) {

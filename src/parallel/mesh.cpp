@@ -159,9 +159,8 @@ void Mesh::start_mpi(const MeshOptions& options, const Launcher& launcher) {
     // Equal nodes, or nodes of one rank.
     const int ranks = static_cast<int>(first_of.size());
     int m = options.ranks_per_node;
-    if (m > 0 && ranks % m != 0)
-        throw Error(ExitCode::usage, format("%d ranks are not nodes of %d each", ranks, m),
-                    "give --ranks-per-node a divisor of the number of ranks");
+    const bool refused = m > 0 && ranks % m != 0;  // once the ranks know each other: it is said once
+    if (refused) m = 1;
     if (m <= 0) {
         m = static_cast<int>(std::ranges::count(first_of, first_of[0]));
         for (int r = 0; r < ranks; r++)
@@ -181,6 +180,9 @@ void Mesh::start_mpi(const MeshOptions& options, const Launcher& launcher) {
     world_ = mpi_communicator(mpi, std::move(members), {options.timeout_seconds, options.largest_message, watch_.get()}, "world");
     node_ = world_->split(rank / m, rank, "node");
     across_ = world_->split(rank % m, rank, "across");
+    if (refused)
+        throw Error(ExitCode::usage, format("%d ranks are not nodes of %d each", ranks, options.ranks_per_node),
+                    "give --ranks-per-node a divisor of the number of ranks");
 }
 
 Mesh::~Mesh() {

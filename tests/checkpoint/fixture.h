@@ -45,7 +45,9 @@ inline const std::vector<std::string>& families() {
 
 // The arenas of one model. The bits are arbitrary (NaN payloads, infinities, -0): a checkpoint keeps bits, not numbers.
 struct Arenas {
-    explicit Arenas(const ModelConfig& model) : config(model), table(make_param_table(model)) {
+    // part_multiple: as several ranks pad their parts; the padding holds -1, which nobody must see.
+    explicit Arenas(const ModelConfig& model, int64_t part_multiple = 16)
+        : config(model), table(make_param_table(model, {}, part_multiple)) {
         for (auto* memory : {&params_memory, &m_memory, &v_memory}) memory->assign(static_cast<size_t>(table.flat_size), -1.0f);
         params = view(params_memory), m = view(m_memory), v = view(v_memory);
     }

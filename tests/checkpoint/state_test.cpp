@@ -12,7 +12,66 @@ static void restore(const FoundCheckpoint& found, Arenas& into) {
     read_checkpoint(found, into.config, into.table, into.params, into.m, into.v);
 }
 
+// The rows of one table in arenas of another, whose parts are padded to other sizes.
+static void copy_rows(Arenas& to, const Arenas& from) {
+    for (size_t r = 0; r < to.table.rows.size(); r++) {
+        const ParamRow &target = to.table.rows[r], &source = from.table.rows[r];
+        for (auto memory : {&Arenas::params_memory, &Arenas::m_memory, &Arenas::v_memory})
+            std::memcpy((to.*memory).data() + target.offset, (from.*memory).data() + source.offset,
+                        static_cast<size_t>(source.numel()) * 4);
+    }
+}
+
 TEST_SUITE("checkpoint") {
+    TEST_CASE("checkpoint: ranks that pad their parts write the files of one rank, and read what any number of ranks wrote") {
+        for (const std::string& family : families())
+            for (const int64_t multiple : {48, 2048, 10 * 2048}) {
+                CAPTURE(family);
+                CAPTURE(multiple);
+                TempDir one, many;
+                RealIo io;
+                Arenas plain(small_model(family)), padded(small_model(family), multiple);
+                REQUIRE(padded.table.flat_size % multiple == 0);
+                REQUIRE(padded.table.flat_size > plain.table.flat_size);
+                copy_rows(padded, plain.fill(5));
+                const std::string by_one = save(io, one.path, 7, plain), by_many = save(io, many.path, 7, padded);
+                for (const char* file : {"/model.safetensors", "/rank_0_of_1.bin"})
+                    CHECK(read_file(by_one + file) == read_file(by_many + file));
+
+                Arenas as_one(small_model(family)), as_many(small_model(family), 3 * multiple), back(small_model(family));
+                restore(newest_checkpoint(many.path, ignore).value(), as_one.fill(6));
+                CHECK(as_one.same_bits(plain));
+                restore(newest_checkpoint(one.path, ignore).value(), as_many);
+                copy_rows(back.fill(6), as_many);
+                CHECK(back.same_bits(plain));
+            }
+    }
+
+    TEST_CASE("checkpoint: the weights that ranks compute with come back beside the masters, where there were any") {
+        RealIo io;
+        Arenas masters(small_model("llama"), 80), replica(small_model("llama"), 80);
+        masters.fill(1), replica.fill(2);
+        const auto write = [&](const TempDir& dir, const Tensor& beside) {
+            write_checkpoint(io, dir.path, 3, masters.config, masters.table, masters.params, masters.m, masters.v, some_meta(3), {},
+                             beside);
+            return newest_checkpoint(dir.path, ignore).value();
+        };
+        for (const int64_t multiple : {16, 80, 4096}) {
+            TempDir with, without;
+            Arenas read(masters.config, multiple), again(masters.config, 80);
+            const auto found = write(with, replica.params);
+            restore(found, read);
+            copy_rows(again.fill(3), read);
+            CHECK(again.same_bits(masters));
+            CHECK(read_replica(found, masters.config, read.table, read.params));
+            copy_rows(again.fill(3), read);
+            CHECK(again.same_params(replica));
+            CHECK(!read_replica(write(without, {}), masters.config, read.table, read.params));
+            copy_rows(again.fill(3), read);
+            CHECK(again.same_params(replica));  // nothing was read
+        }
+    }
+
     TEST_CASE("checkpoint: parameters, moments and meta come back bit for bit, for every family") {
         for (const std::string& family : families()) {
             TempDir dir;

@@ -10,6 +10,7 @@
 
 #include "src/config/batch_options.h"
 #include "src/config/model_options.h"
+#include "src/config/rank_options.h"
 #include "src/model/params.h"
 
 namespace traincu::test {
@@ -187,6 +188,83 @@ TEST_SUITE("options") {
         REQUIRE(conflicts.size() == 2);
         CHECK(has(conflicts[0], "n-layer: 2 in the checkpoint, 3 now"));
         CHECK(has(conflicts[1], "seed"));
+    }
+
+    TEST_CASE("ranks: what is sent in few bits, all at once and one by one") {
+        const auto kinds = [](const std::vector<std::string>& words) {
+            Options o = parse(words);
+            resolve_rank_options(o);
+            return o.quant_weights + " " + o.quant_grads;
+        };
+        CHECK(kinds({}) == "none none");
+        CHECK(kinds({"--zero", "1", "--comm-quant", "zeropp"}) == "int8 int4");
+        CHECK(kinds({"--zero", "1", "--comm-quant", "sdp4bit"}) == "diff4 two-level-hadamard");
+        CHECK(kinds({"--zero", "1", "--comm-quant", "sdp4bit", "--quant-weights", "none"}) == "none two-level-hadamard");
+        CHECK(kinds({"--zero", "1", "--comm-quant", "sdp4bit", "--quant-grads", "int8"}) == "diff4 int8");
+        Options o =
+            parse({"--zero", "1", "--comm-quant", "sdp4bit", "--quant-weights-group", "64", "--quant-grads-group", "256", "--seed", "5"});
+        resolve_rank_options(o);
+        const CommQuant quant = comm_quant(o);
+        CHECK((quant.weights == CommQuant::Weights::diff4 && quant.grads == CommQuant::Grads::two_level_hadamard));
+        CHECK((quant.weights_group == 64 && quant.grads_group == 256 && quant.seed == 5));
+    }
+
+    TEST_CASE("ranks: options that do not go together are refused, on one rank too, with what to do") {
+        const struct {
+            std::vector<std::string> words;
+            int64_t ranks;
+            const char *why, *remedy;
+        } cases[] = {
+            {{"--quant-weights", "int4"}, 1, "--quant-weights int4", "--zero 1"},
+            {{"--quant-grads", "two-level"}, 1, "--quant-grads two-level", "--zero 1"},
+            {{"--comm-quant", "zeropp"}, 1, "--quant-weights int8", "--zero 1"},
+            {{"--comm-quant", "sdp4bit", "--zero", "1", "--determinism", "ranks"}, 1, "the same bits for any number of ranks", "batch"},
+            {{"--quant-grads", "int8", "--zero", "1", "--determinism", "ranks"}, 1, "--quant-grads int8", "batch"},
+            {{"--quant-weights-group", "33"}, 1, "--quant-weights-group 33", "32"},
+            {{"--quant-grads-group", "8191"}, 1, "--quant-grads-group 8191", "4096"},
+            {{"--batch-size", "4", "--seq-len", "64", "--total-batch-tokens", "640"}, 3, "10 rows of 64 tokens, which 3 ranks", "192"},
+            {{"--seq-len", "64", "--total-batch-tokens", "700"}, 1, "--total-batch-tokens 700", "--seq-len"},
+            {{"--seq-len", "256", "--batch-size", "1", "--determinism", "ranks", "--total-batch-tokens", "6144"},
+             3,
+             "3 ranks",
+             "1, 2, 4 or 8"},
+            {{"--seq-len", "256", "--batch-size", "1", "--determinism", "ranks", "--total-batch-tokens", "3072"}, 4, "12 of 256", "2048"},
+            {{"--seq-len", "64", "--batch-size", "3", "--determinism", "batch", "--total-batch-tokens", "768"},
+             2,
+             "units of 256",
+             "of 4 for"},
+            // a micro-batch is made smaller for so many ranks, and then has no whole unit
+            {{"--seq-len", "64", "--batch-size", "4", "--determinism", "batch", "--total-batch-tokens", "512"},
+             4,
+             "micro-batch of 2 x 64",
+             "256"},
+        };
+        for (const auto& c : cases) {
+            CAPTURE(c.why);
+            std::string why, remedy;
+            try {
+                Options o = parse(c.words);
+                o.ranks = c.ranks;
+                resolve_rank_options(o);
+                resolve_batch(o);
+            } catch (const Error& error) {
+                CHECK(error.code() == ExitCode::usage);
+                why = error.what(), remedy = error.remedy();
+            }
+            CHECK_MESSAGE(has(why, c.why), why);
+            CHECK_MESSAGE(has(remedy, c.remedy), remedy);
+        }
+    }
+
+    TEST_CASE("ranks: a step of no given size is one micro-batch a rank, and a micro-batch is no more than a rank's share") {
+        Options o = parse({"--seq-len", "64", "--batch-size", "6"});
+        o.ranks = 3;
+        resolve_batch(o);
+        CHECK((o.total_batch_tokens == 3 * 6 * 64 && o.batch_size == 6));
+        o = parse({"--seq-len", "64", "--batch-size", "6", "--total-batch-tokens", "768"});
+        o.ranks = 3;
+        resolve_batch(o);
+        CHECK((o.total_batch_tokens == 768 && o.batch_size == 4));
     }
 
     TEST_CASE("presets: llm.c's published recipes") {

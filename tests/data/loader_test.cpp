@@ -221,6 +221,53 @@ TEST_SUITE("data/loader") {
             }
     }
 
+    TEST_CASE("ranks: the rows of all of them are those of one loader, and the counts those of the whole step") {
+        // Micro-batches one after another: segments from the start of the step.
+        const auto append = [](Row& all, const StepBatch& step) {
+            for (const MicroBatch& batch : step.micro_batches) {
+                const auto base = static_cast<int64_t>(all.tokens.size());
+                const auto add = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+                add(all.tokens, batch.tokens), add(all.targets, batch.targets), add(all.positions, batch.positions);
+                add(all.weights, batch.loss_weights);
+                for (const Segment& s : batch.segments)
+                    all.segments.push_back({base + s.q_start, s.q_len, base + s.kv_start, s.kv_len, s.first_position});
+            }
+        };
+        const int64_t T = 7, rows = 12, steps = 9;
+        const Corpus corpus({151, 97, 260}, 19);
+        for (const Packing packing : {Packing::stream, Packing::documents})
+            for (const bool shuffle : {false, true})
+                for (const int64_t ranks : {2, 3, 4, 12}) {
+                    CAPTURE(ranks);
+                    Loader whole(corpus.config(T, rows, 5, packing, shuffle));
+                    std::vector<std::unique_ptr<Loader>> shares;
+                    for (int64_t rank = 0; rank < ranks; rank++) {
+                        LoaderConfig config = corpus.config(T, rows, 5, packing, shuffle);
+                        config.own_rows = rows / ranks, config.first_row = rank * config.own_rows;
+                        shares.push_back(std::make_unique<Loader>(config));
+                    }
+                    for (int64_t k = 0; k < steps; k++) {
+                        if (k == 5)  // resumed
+                            for (auto& share : shares) share->seek(whole.cursor());
+                        const StepBatch step = whole.next();
+                        Row all, of_ranks;
+                        append(all, step);
+                        for (auto& share : shares) {
+                            const StepBatch own = share->next();
+                            CHECK(own.tokens == step.tokens);
+                            CHECK(own.loss_tokens == step.loss_tokens);
+                            CHECK(own.micro_batches.size() == static_cast<size_t>((rows / ranks + 4) / 5));
+                            CHECK(share->cursor() == whole.cursor());
+                            append(of_ranks, own);
+                        }
+                        REQUIRE(all.tokens.size() == static_cast<size_t>(rows * T));
+                        CHECK(of_ranks == all);
+                    }
+                    CHECK(whole.cursor().epoch > 0);
+                    for (auto& share : shares) CHECK(share->packing_efficiency() == whole.packing_efficiency());
+                }
+    }
+
     TEST_CASE("a run continued from any cursor is the run that was not interrupted") {
         Corpus corpus({301, 77, 200}, 30);
         for (Packing packing : {Packing::stream, Packing::documents})

@@ -268,7 +268,7 @@ int run_command(int argc, char** argv, Mesh& mesh) {
     if (argc < 2) return std::fputs(examples, stdout), 0;
     const std::string command = argv[1];
     if (command == "--version") return std::fputs(build_summary().c_str(), stdout), 0;
-    if (commands().contains(command)) return commands().at(command)(argc - 2, argv + 2);
+    if (commands().contains(command)) return commands().at(command)(argc - 2, argv + 2, mesh);
     if (command[0] != '-')
         throw Error(ExitCode::usage, format("'%s' is no command of ./train", command.c_str()),
                     "the commands are tokenize, generate, eval, export, inspect, report, plan, bench, simulate, verify-determinism, "
@@ -283,7 +283,7 @@ int main(int argc, char** argv) {
     using namespace traincu;
     wait_passively(argv);
     keep_freed_memory();
-    Mesh mesh;  // of one rank, until a training run starts it
+    Mesh mesh;  // of one rank, until a run starts it
     try {
         return run_command(argc, argv, mesh);
     } catch (const HelpRequested& help) {

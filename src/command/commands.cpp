@@ -2,19 +2,25 @@
 
 namespace traincu {
 
-const std::map<std::string, int (*)(int, char**)>& commands() {
-    static const std::map<std::string, int (*)(int, char**)> table = {
-        {"tokenize", tokenize_command},
-        {"generate", generate_command},
-        {"eval", eval_command},
-        {"export", export_command},
-        {"inspect", inspect_command},
-        {"report", report_command},
-        {"plan", plan_command},
-        {"simulate", simulate_command},
-        {"bench", bench_command},
+// A command that is one process, whoever started it.
+template <int (*command)(int, char**)>
+static int alone(int argc, char** argv, Mesh&) {
+    return command(argc, argv);
+}
+
+const std::map<std::string, int (*)(int, char**, Mesh&)>& commands() {
+    static const std::map<std::string, int (*)(int, char**, Mesh&)> table = {
+        {"tokenize", alone<tokenize_command>},
+        {"generate", alone<generate_command>},
+        {"eval", alone<eval_command>},
+        {"export", alone<export_command>},
+        {"inspect", alone<inspect_command>},
+        {"report", alone<report_command>},
+        {"plan", alone<plan_command>},
+        {"simulate", alone<simulate_command>},
+        {"bench", alone<bench_command>},
         {"verify-determinism", verify_determinism_command},
-        {"compare-numerics", compare_numerics_command},
+        {"compare-numerics", alone<compare_numerics_command>},
     };
     return table;
 }

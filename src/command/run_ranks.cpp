@@ -19,6 +19,11 @@ std::string shared_options(const Options& options) {
     return options_to_json(o).dump();
 }
 
+void print_error(const Error& error, const Mesh& mesh) {
+    const std::string who = mesh.size() > 1 ? format("rank %d: ", mesh.rank()) : "";
+    std::fprintf(stderr, "error: %s%s\n  what to do: %s\n%s\n", who.c_str(), error.what(), error.remedy().c_str(), error.json().c_str());
+}
+
 }  // namespace
 
 Options start_ranks(int argc, char** argv, Mesh& mesh) {
@@ -76,11 +81,14 @@ int end_by_error(const Error& error, Mesh& mesh) {
         }
     }
     std::fflush(stdout);
-    const std::string who = mesh.size() > 1 ? format("rank %d: ", mesh.rank()) : "";
-    if (!said)
-        std::fprintf(stderr, "error: %s%s\n  what to do: %s\n%s\n", who.c_str(), error.what(), error.remedy().c_str(),
-                     error.json().c_str());
+    if (!said) print_error(error, mesh);
     return mesh.leave(static_cast<int>(error.code()), error.what());
+}
+
+int end_together(const Error& error, Mesh& mesh) {
+    std::fflush(stdout);
+    if (mesh.rank() == 0) print_error(error, mesh);
+    return static_cast<int>(error.code());
 }
 
 }  // namespace traincu

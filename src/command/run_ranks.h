@@ -17,4 +17,8 @@ RunDirectory open_run_directory(Io& io, Options& options, Mesh& mesh);
 // same way, rank 0 alone says so.
 int end_by_error(const Error& error, Mesh& mesh);
 
+// The end by an error that all ranks, none of them lost, have found together: rank 0 says it. Returns the exit code, on all; MPI ends as
+// after success. (Where one rank were to leave at once, another might not yet have the last message, and would tell of a lost peer.)
+int end_together(const Error& error, Mesh& mesh);
+
 }  // namespace traincu

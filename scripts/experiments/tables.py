@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tables of the experiments, from the logs and evaluations that their scripts left. Called by gated_attention.sh, flashbias.sh and layercast.sh."""
+"""Tables of the experiments, from the logs and evaluations that their scripts left. Called by the scripts beside it."""
 import argparse
 import json
 import math
@@ -23,6 +23,10 @@ def losses(run):
 def evaluation(run, name="eval.json"):
     path = os.path.join(run, name)
     return json.load(open(path))["data"][0] if os.path.exists(path) else None
+
+
+def log_steps(run):
+    return [r for r in log_of(run) if "loss" in r]
 
 
 def number(value, digits=4):
@@ -141,9 +145,69 @@ def layercast(out, args):
             f"{max(firsts) - min(firsts):.1e}" if len(firsts) > 1 else "-")
 
 
+def sent_by_formula(options, ranks, nodes):
+    """Bytes of a parameter that a rank sends in a step, by cargo and link: those of the paper, of codes and f32 scales, without padding."""
+    P, M, m = ranks, nodes, ranks // nodes
+    coded = lambda bits, group: (bits + 32 / group) / 8
+    weight = {"none": {"bf16": 2, "fp32": 4}[options["precision"]], "int8": coded(8, options["quant-weights-group"])}.get(
+        options["quant-weights"], coded(4, options["quant-weights-group"]))
+    hops = {"int4": (4, 4), "int8": (8, 8), "two-level": (8, 4), "two-level-hadamard": (8, 4)}.get(options["quant-grads"])
+    # everybody's share of 1/P goes to everybody: to m-1 of the node, to P-m others
+    sent = {"weights_inside": weight * (m - 1) / P, "weights_between": weight * (P - m) / P}
+    if hops is None:
+        sent |= {"gradients_inside": 4 * (m - 1) / P, "gradients_between": 4 * (P - m) / P}
+    else:
+        first, second = (coded(bits, options["quant-grads-group"]) for bits in hops)
+        sent |= {"gradients_inside": first * (m - 1) / m, "gradients_between": second / m * (M - 1) / M}
+    return sent
+
+
+def sdp4bit(out, args):
+    run = lambda arm, seed: os.path.join(out, f"{arm}-seed{seed}")
+    arms, seeds = args.arms.split(), args.seeds.split()
+    ends = {arm: [losses(run(arm, seed))[1][-1] for seed in seeds] for arm in arms}
+    changes = {arm: [100 * (end / base - 1) for end, base in zip(ends[arm], ends["none"])] for arm in arms}
+    known = {arm: json.load(open(os.path.join(run(arm, seeds[0]), "run.json"))) for arm in arms}
+    first = known["none"]
+    steps, parameters = first["options"]["max-steps"], first["parameters"]
+
+    print("## Loss\n")
+    print(f"{first['ranks']} ranks on {first['nodes']} nodes, {parameters:,} parameters, {steps * first['options']['total-batch-tokens']:,} tokens in {steps} steps. "
+          "Held-out loss at the end in nats per byte,\nand its change against full precision (none) of the same seed: mean over seeds (each seed).\n")
+    head("arm", "weights", "gradients", "held-out loss", "change, %", "spread of the loss over seeds")
+    for arm in arms:
+        each = lambda values, digits: ", ".join(f"{v:{digits}}" for v in values)
+        row(arm, known[arm]["options"]["quant-weights"], known[arm]["options"]["quant-grads"],
+            f"{statistics.mean(ends[arm]):.4f} ({each(ends[arm], '.4f')})",
+            "-" if arm == "none" else f"{statistics.mean(changes[arm]):+.2f} ({each(changes[arm], '+.2f')})",
+            f"{max(ends[arm]) - min(ends[arm]):.4f}" if len(seeds) > 1 else "-")
+
+    print("\n## What was to be shown\n")
+    head("claim", "found, %", "holds")
+    claims = [(arm, "is within 1 % of full precision", lambda c: abs(c) <= 1) for arm in ("diff4", "two-level-hadamard", "sdp4bit")]
+    claims.append(("int4", "is at least 3 % worse", lambda c: c >= 3))
+    for arm, what, holds in claims:
+        found = statistics.mean(changes[arm])
+        row(f"{arm} {what}", f"{found:+.2f}", "yes" if holds(found) else "no")
+
+    print("\n## Bytes\n")
+    print("Of a parameter and step, what rank 0 sends (the log's \"sent\"), and in brackets the paper's formula, which knows no padding: each part of the model\n"
+          "(embedding, block, head) splits into equal shares of whole groups.\n")
+    links = ("weights_inside", "weights_between", "gradients_inside", "gradients_between")
+    head("arm", *(link.replace("_", ", ") + (" a node" if "inside" in link else " nodes") for link in links), "between nodes beside none", "all beside none")
+    base = None
+    for arm in arms:
+        sent = log_steps(run(arm, seeds[0]))[-1]["sent"]
+        formula = sent_by_formula(known[arm]["options"], known[arm]["ranks"], known[arm]["nodes"])
+        measured = {link: sent[link] / known[arm]["parameters"] for link in links}
+        base = base or measured
+        beside = lambda which: f"{100 * sum(measured[k] for k in which) / sum(base[k] for k in which):.1f} %"
+        row(arm, *(f"{measured[link]:.4f} ({formula[link]:.4f})" for link in links), beside([k for k in links if "between" in k]), beside(links))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("which", choices=("gated", "flashbias", "layercast"))
+    parser.add_argument("which", choices=("gated", "flashbias", "layercast", "sdp4bit"))
     parser.add_argument("out")
     parser.add_argument("--seeds", default="1 2 3")
     parser.add_argument("--ladder", default="")
@@ -154,7 +218,7 @@ def main():
     parser.add_argument("--longer", type=int, default=512)
     parser.add_argument("--circumstances", default="")
     args = parser.parse_args()
-    {"gated": gated, "flashbias": flashbias, "layercast": layercast}[args.which](args.out, args)
+    {"gated": gated, "flashbias": flashbias, "layercast": layercast, "sdp4bit": sdp4bit}[args.which](args.out, args)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ command -v python3 > /dev/null || { skip "experiments" "python3 is not installed
 mkdir "$tmp/tree"
 cp -R "$repo/scripts" "$tmp/tree/scripts"
 cd "$tmp/tree" || exit 1
-for name in gated_attention flashbias layercast; do
+for name in gated_attention flashbias layercast sdp4bit; do
     run sh scripts/experiments/$name.sh;       expect "experiments: $name says so when ./train is not built" 2 "not built yet"
 done
 
@@ -86,4 +86,66 @@ END
 : > calls.txt
 run env TEXT=text.txt sh scripts/experiments/layercast.sh test
 holds "experiments: nothing of layercast is trained twice" [ "$(grep -vc '^report' calls.txt)" -eq 0 ]
+# ---- ranks that send in few bits
+command -v mpirun > /dev/null || { skip "experiments: sdp4bit" "mpirun is not installed"; finish; }
+ldd ./train | grep -q libmpi || { skip "experiments: sdp4bit" "./train is built without MPI"; finish; }
+: > calls.txt
+run env TEXT=text.txt sh scripts/experiments/sdp4bit.sh test
+out=runs/experiments/sdp4bit_test
+expect "experiments: sdp4bit runs" 0 "^| none | none | none | [0-9.]* ([0-9.]*) | - | - |" "^| int4 | int4 | none | .* | +[0-9.]* (+" "^| int4 is at least 3 % worse | " \
+    "^| sdp4bit | diff4 | two-level-hadamard | " "^| zeropp | int8 | int4 | " "^| two-level | none | two-level | " "^| diff4 | diff4 | none | "
+holds "experiments: each arm is four ranks" [ "$(grep -c -e '--ranks-per-node 2 --zero 1' calls.txt)" -eq 28 ]
+holds "experiments: the change is that of the two losses" python3 - $out <<'END'
+import json, sys
+out = sys.argv[1]
+end = lambda arm: [r["val_loss"] for r in map(json.loads, open(f"{out}/{arm}-seed1/log.jsonl")) if "val_loss" in r][-1]
+rows = [line.split("|") for line in open(f"{out}/table.md") if line.startswith("| ")]
+for arm in ("diff4", "two-level", "two-level-hadamard", "sdp4bit", "zeropp", "int4"):
+    change = 100 * (end(arm) - end("none")) / end("none")
+    assert any(r[1].strip() == arm and r[5].split()[0] == f"{change:+.2f}" for r in rows if len(r) == 8), (arm, change)
+for claim in (r for r in rows if len(r) == 5 and "full precision" in r[1]):
+    assert claim[3].strip() == ("yes" if abs(float(claim[2])) <= 1 else "no"), claim
+END
+# Counted by hand: a vocabulary of 257 is stored as 320 rows of 32, a block has 12 x 32 x 32 + 2 x 32 numbers, the head 32; four ranks.
+holds "experiments: the bytes are those of the parts, cut to whole groups for each rank" python3 - $out <<'END'
+import json, sys
+parts = (320 * 32, 12 * 32 * 32 + 2 * 32, 32)
+def sent(arm):
+    return [r["sent"] for r in map(json.loads, open(f"{sys.argv[1]}/{arm}-seed1/log.jsonl")) if "sent" in r][-1]
+def shares(group):  # of a rank, in groups
+    return [-(-n // (4 * group)) for n in parts]
+up = lambda n: -(-n // 16) * 16
+codes8, codes4 = 128 + 4, 64 + 4  # bytes of a group of 128
+inside, between = "_inside", "_between"
+def check(arm, weights, first, second):
+    s = sent(arm)
+    assert (s["weights" + inside], s["weights" + between]) == (weights, 2 * weights), (arm, s, weights)
+    assert (s["gradients" + inside], s["gradients" + between]) == (first, second), (arm, s, first, second)
+whole = 16 * sum(shares(16))
+check("none", 2 * whole, 4 * whole, 2 * 4 * whole)
+diff4 = sum(up(n * (1024 + 4)) for n in shares(2048))
+check("diff4", diff4, 4 * 2048 * sum(shares(2048)), 2 * 4 * 2048 * sum(shares(2048)))
+check("two-level", 2 * 128 * sum(shares(128)), 2 * sum(up(n * codes8) for n in shares(128)), sum(up(n * codes4) for n in shares(128)))
+wide = [n * 16 for n in shares(2048)]
+check("sdp4bit", diff4, 2 * sum(up(n * codes8) for n in wide), sum(up(n * codes4) for n in wide))
+check("zeropp", sum(up(n * (2048 + 4)) for n in shares(2048)), 2 * sum(up(n * codes4) for n in wide), sum(up(n * codes4) for n in wide))
+END
+holds "experiments: the page has all arms" [ "$(tr '>' '\n' < $out/report.html | grep -c 'two-level-hadamard-seed1')" -gt 0 ]
+holds "experiments: the formula is the paper's, with its own example of 393,216 numbers on 2 x 2 ranks" python3 - <<'END'
+import sys
+sys.path.insert(0, "scripts/experiments")
+from tables import sent_by_formula
+options = {"precision": "bf16", "quant-weights-group": 2048, "quant-grads-group": 128}
+def bytes_of(weights, grads):
+    s = sent_by_formula(options | {"quant-weights": weights, "quant-grads": grads}, 4, 2)
+    return [393216 * x for x in (s["weights_inside"] + s["weights_between"], s["gradients_inside"], s["gradients_between"])]
+assert bytes_of("diff4", "two-level-hadamard") == [148032, 202752, 52224]
+none = bytes_of("none", "none")
+assert (none[0], none[1] + none[2]) == (589824, 1179648)
+assert bytes_of("int8", "int4")[1] == 0.53125 * 393216 / 2
+END
+: > calls.txt
+run env TEXT=text.txt sh scripts/experiments/sdp4bit.sh test
+expect "experiments: sdp4bit again, from the runs that are there" 0 "^| int4 | int4 |"
+holds "experiments: nothing of sdp4bit is trained twice" [ "$(grep -vc '^report' calls.txt)" -eq 0 ]
 finish

@@ -131,18 +131,20 @@ check("sdp4bit", diff4, 2 * sum(up(n * codes8) for n in wide), sum(up(n * codes4
 check("zeropp", sum(up(n * (2048 + 4)) for n in shares(2048)), 2 * sum(up(n * codes4) for n in wide), sum(up(n * codes4) for n in wide))
 END
 holds "experiments: the page has all arms" [ "$(tr '>' '\n' < $out/report.html | grep -c 'two-level-hadamard-seed1')" -gt 0 ]
-holds "experiments: the formula is the paper's, with its own example of 393,216 numbers on 2 x 2 ranks" python3 - <<'END'
+holds "experiments: the formula is the paper's: bytes of 393,216 numbers on 2 x 2 ranks, of 10,485,760 on 2 x 4" python3 - <<'END'
 import sys
 sys.path.insert(0, "scripts/experiments")
 from tables import sent_by_formula
 options = {"precision": "bf16", "quant-weights-group": 2048, "quant-grads-group": 128}
-def bytes_of(weights, grads):
-    s = sent_by_formula(options | {"quant-weights": weights, "quant-grads": grads}, 4, 2)
-    return [393216 * x for x in (s["weights_inside"] + s["weights_between"], s["gradients_inside"], s["gradients_between"])]
-assert bytes_of("diff4", "two-level-hadamard") == [148032, 202752, 52224]
-none = bytes_of("none", "none")
-assert (none[0], none[1] + none[2]) == (589824, 1179648)
-assert bytes_of("int8", "int4")[1] == 0.53125 * 393216 / 2
+def check(n, ranks, weights, grads, *wanted):
+    s = sent_by_formula(options | {"quant-weights": weights, "quant-grads": grads}, ranks, 2)
+    found = tuple(n * s[key] for key in ("weights_inside", "weights_between", "gradients_inside", "gradients_between"))
+    assert found == wanted, (ranks, weights, grads, found)
+check(393216, 4, "diff4", "two-level-hadamard", 148032 / 3, 148032 * 2 / 3, 202752, 52224)
+check(393216, 4, "none", "none", 589824 / 3, 589824 * 2 / 3, 1179648 / 3, 1179648 * 2 / 3)
+check(10485760, 8, "diff4", "two-level", 4605440 * 3 / 7, 4605440 * 4 / 7, 8110080, 696320)
+check(10485760, 8, "none", "none", 18350080 * 3 / 7, 18350080 * 4 / 7, 36700160 * 3 / 7, 36700160 * 4 / 7)
+check(10485760, 8, "int8", "int4", 10485760 * (1 + 4 / 2048) * 3 / 8, 10485760 * (1 + 4 / 2048) / 2, 0.53125 * 10485760 * 3 / 4, 696320)
 END
 : > calls.txt
 run env TEXT=text.txt sh scripts/experiments/sdp4bit.sh test

@@ -41,6 +41,7 @@ Options start_ranks(int argc, char** argv, Mesh& mesh) {
                              : options.transport == "mpi" ? Transport::mpi
                                                           : Transport::automatic,
                 .repeatable = options.determinism != "off"});
+    if (mesh.size() > 1 && options.device != "cpu" && gpu::built()) gpu::choose_device(mesh.local_rank());
     if (mesh.rank() > 0) {
         silence_notes();
         if (!std::freopen("/dev/null", "w", stdout)) throw Error(ExitCode::io, "/dev/null cannot be opened");

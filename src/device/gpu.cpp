@@ -74,6 +74,12 @@ std::string unusable() {
     return "";
 }
 
+void choose_device(int local_rank) {
+    int count = 0;
+    // where there is none, unusable() tells why
+    if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) check(cudaSetDevice(local_rank % count), "cudaSetDevice");
+}
+
 const DeviceInfo& device_info() {
     static const DeviceInfo info = [] {
         if (const std::string why = unusable(); !why.empty())

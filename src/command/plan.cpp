@@ -30,9 +30,10 @@ struct Plan {
     StepTime step;
     Machine machine;
 
-    double tokens_per_second() const { return static_cast<double>(shape.tokens_per_step()) / step.seconds; }
+    // Of all ranks, as if sending took no time.
+    double tokens_per_second() const { return static_cast<double>(options.total_batch_tokens) / step.seconds; }
     double flops_per_token() const { return training_flops_per_token(shape.model.config, shape.seq_len); }
-    double mfu() const { return flops_per_token() * tokens_per_second() / machine.matmul_peak; }
+    double mfu() const { return flops_per_token() * tokens_per_second() / (machine.matmul_peak * static_cast<double>(options.ranks)); }
 };
 
 // ---- the run that is planned
@@ -44,6 +45,11 @@ void resolve(Plan& plan, int64_t available) {
         o.vocab_size = 257;
         plan.notes.push_back("vocabulary 257 (bytes) assumed: give --data or --vocab-size");
     }
+    if (o.ranks_per_node > 0 && o.ranks % o.ranks_per_node != 0)
+        throw Error(
+            ExitCode::usage,
+            format("%lld ranks are not nodes of %lld each", static_cast<long long>(o.ranks), static_cast<long long>(o.ranks_per_node)),
+            "choose a --ranks-per-node that divides --ranks");
     const RunFiles files = resolve_options(o);
     plan.uses.validates = !o.val_data.empty();
     plan.uses.samples = o.data.empty() || files.tokenizer;
@@ -54,6 +60,7 @@ void resolve(Plan& plan, int64_t available) {
         plan.notes.push_back("attention is counted without its window: with it, it takes less");
     if (parse_attn_bias(o.attn_bias).value != "")
         plan.notes.push_back("attention is counted without the columns of its bias: they come on top");
+    if (o.ranks > 1) plan.notes.push_back("times are of computing alone: ./train simulate tells what sending adds on a cluster");
     plan.notes.push_back("kernels take some MiB more while they run; validations, samples and checkpoints take time of their own");
     constexpr int64_t most_micro_batches = 1000000;
     if (o.total_batch_tokens / o.seq_len / o.batch_size >= most_micro_batches)
@@ -62,6 +69,10 @@ void resolve(Plan& plan, int64_t available) {
             format("a step of %lld tokens would have more than a million micro-batches", static_cast<long long>(o.total_batch_tokens)),
             "use a smaller --total-batch-tokens or a larger --batch-size");
     resolve_recompute(o, plan.uses, available);
+}
+
+bool one_type(const ParamTable& table) {
+    return std::all_of(table.rows.begin(), table.rows.end(), [&](const ParamRow& row) { return row.stored == table.rows[0].stored; });
 }
 
 // ---- memory
@@ -90,7 +101,7 @@ std::vector<TableRow> largest_tensors(const std::string& arena, const std::vecto
     return rows;
 }
 
-std::string memory_text(const RunMemory& memory) {
+std::string memory_text(const RunMemory& memory, int64_t ranks) {
     std::vector<TableRow> rows;
     const int64_t total = total_bytes(memory.arenas());
     for (const Arena* arena : memory.arenas()) {
@@ -104,7 +115,35 @@ std::string memory_text(const RunMemory& memory) {
             for (TableRow& row : largest_tensors(arena->name(), tensors, total)) rows.push_back(std::move(row));
     }
     rows.push_back({"total", "", format("%11s", human_bytes(total).c_str())});
-    return table("Memory", rows);
+    return table(ranks > 1 ? format("Memory of each of %lld ranks", static_cast<long long>(ranks)) : "Memory", rows);
+}
+
+// ---- what is sent
+
+std::string sent_text(const Plan& plan) {
+    const Traffic sent = plan.memory->sharding->step_traffic();
+    std::vector<TableRow> rows;
+    Traffic::Links total;
+    auto add_row = [&](const char* name, const Traffic::Links& links) {
+        rows.push_back({"", name, format("%11s  %11s", human_bytes(links.inside_node).c_str(), human_bytes(links.between_nodes).c_str())});
+        total.inside_node += links.inside_node, total.between_nodes += links.between_nodes;
+    };
+    rows.push_back({"", "", format("%11s  %11s", "in the node", "to others")});
+    add_row("weights", sent.of(Cargo::weights)), add_row("gradients", sent.of(Cargo::gradients)), add_row("other", sent.of(Cargo::other));
+    add_row("total", Traffic::Links(total));
+    return table("Sent in a step by each rank", rows);
+}
+
+// As the log tells a step's.
+Json sent_json(const RunMemory& memory) {
+    if (!memory.sharding) return nullptr;
+    const Traffic sent = memory.sharding->step_traffic();
+    const auto &weights = sent.of(Cargo::weights), &gradients = sent.of(Cargo::gradients), &other = sent.of(Cargo::other);
+    return {{"weights_inside", weights.inside_node},
+            {"weights_between", weights.between_nodes},
+            {"gradients_inside", gradients.inside_node},
+            {"gradients_between", gradients.between_nodes},
+            {"other", other.inside_node + other.between_nodes}};
 }
 
 // Bytes of the run with another batch and recompute mode; a shape beyond all bounds counts as infinitely many.
@@ -169,7 +208,7 @@ std::string shell_word(const std::string& word) {
 
 // The command line that was planned, with another micro-batch of the same step.
 std::string command_with(const Plan& plan, const std::vector<std::string>& arguments, const Fit& fit) {
-    std::string line = "./train";
+    std::string line = plan.options.ranks > 1 ? format("mpirun -np %lld ./train", static_cast<long long>(plan.options.ranks)) : "./train";
     for (size_t i = 0; i < arguments.size(); i++) {
         bool replaced = false;
         for (const char* name : {"--batch-size", "-b", "--recompute", "-r", "--total-batch-tokens", "-d"}) {
@@ -230,13 +269,14 @@ std::string step_text(const Plan& plan) {
                     format("%s tok/s, %s tokens a day", rate_text(plan.tokens_per_second()).c_str(),
                            short_count(86400 * plan.tokens_per_second()).c_str())});
     rows.push_back({"", "share of peak", format("mfu %.0f %% of %.0f GFLOP/s", 100 * plan.mfu(), plan.machine.matmul_peak / 1e9)});
-    rows.push_back({"", format("%s steps", with_commas(o.max_steps).c_str()),
-                    duration(step.seconds * static_cast<double>(o.max_steps)) +
-                        format(", %s tokens",
-                               short_count(static_cast<double>(o.max_steps) * static_cast<double>(plan.shape.tokens_per_step())).c_str())});
-    return table(format("Step, predicted: %d micro-batch%s of %s tokens", plan.shape.micro_batches(),
-                        plan.shape.micro_batches() > 1 ? "es" : "", with_commas(plan.shape.model.max_tokens).c_str()),
-                 rows);
+    rows.push_back(
+        {"", format("%s steps", with_commas(o.max_steps).c_str()),
+         duration(step.seconds * static_cast<double>(o.max_steps)) +
+             format(", %s tokens", short_count(static_cast<double>(o.max_steps) * static_cast<double>(o.total_batch_tokens)).c_str())});
+    return table(
+        format("Step, predicted: %d micro-batch%s of %s tokens%s", plan.shape.micro_batches(), plan.shape.micro_batches() > 1 ? "es" : "",
+               with_commas(plan.shape.model.max_tokens).c_str(), o.ranks > 1 ? " on each rank" : ""),
+        rows);
 }
 
 Json plan_json(const Plan& plan) {
@@ -249,7 +289,7 @@ Json plan_json(const Plan& plan) {
                 {"recompute", plan.step.recompute},
                 {"product_flops", plan.step.product_flops},
                 {"micro_batches", plan.shape.micro_batches()},
-                {"tokens", plan.shape.tokens_per_step()},
+                {"tokens", plan.options.total_batch_tokens},
                 {"tok_per_s", plan.tokens_per_second()},
                 {"mfu", plan.mfu()},
                 {"run_seconds", plan.step.seconds * static_cast<double>(plan.options.max_steps)}};
@@ -263,6 +303,8 @@ Json plan_json(const Plan& plan) {
             {"flops_per_token", plan.flops_per_token()},
             {"memory", memory_json(plan.memory->arenas())},
             {"memory_total", total_bytes(plan.memory->arenas())},
+            {"ranks", plan.options.ranks},
+            {"sent", sent_json(*plan.memory)},
             {"step", step},
             {"machine", machine},
             {"notes", plan.notes},
@@ -288,18 +330,23 @@ int plan_command(int argc, char** argv) {
         "Examples:  ./train plan --preset gpt2-124m --batch-size 8 --total-batch-tokens 65536\n"
         "           ./train plan --preset llama3-8b --precision bf16 --memory 160GiB  does it fit; if not, with which micro-batch would "
         "it?\n"
-        "           ./train plan --preset gpt2-124m --rates that-card.json            how fast would it be there?",
+        "           ./train plan --preset gpt2-124m --rates that-card.json            how fast would it be there?\n"
+        "           ./train plan --preset gpt2-124m --ranks 8 --ranks-per-node 4 --zero 1 --comm-quant sdp4bit   and on 8 ranks?",
         "./train plan");
     std::string memory, rates_file, json_file;
+    int64_t ranks = 1;
     app.add_option("--memory", memory, "say whether it fits in so much (24GiB, 16G, 800MB), and what would use it best");
     app.add_option("--rates", rates_file, "times of kernels from ./train bench --save FILE instead of measuring here");
     app.add_option("--json", json_file, "write the plan as JSON to this file; - for the standard output, and nothing else there");
+    app.add_option("--ranks", ranks, "plan for so many ranks (mpirun -np): the memory of each, and what it sends in a step")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
     app.allow_extras();
     if (!parse_command_line(app, argc, argv)) return 0;
     const std::vector<std::string> arguments = app.remaining();
 
     Plan plan;
     plan.options = options_of(arguments);
+    plan.options.ranks = ranks;
     const int64_t limit = memory.empty() ? 0 : parse_bytes(memory, "--memory");
     use_processor(plan.options);
     std::optional<Rates> rates;
@@ -311,7 +358,7 @@ int plan_command(int argc, char** argv) {
     if (rates) {
         const std::string precision = rates->machine().dtype == Dtype::bf16 ? "bf16" : "fp32";
         if (o.precision == "auto") o.precision = precision;
-        if (o.precision != precision)
+        if (precision_of(o).compute != rates->machine().dtype)
             throw Error(ExitCode::usage,
                         format("%s has times in %s, and the plan is for --precision %s", rates_file.c_str(), precision.c_str(),
                                o.precision.c_str()),
@@ -328,6 +375,8 @@ int plan_command(int argc, char** argv) {
     resolve(plan, limit > 0 ? limit : available_memory(stream));
     plan.memory = std::make_unique<RunMemory>(plan.options, plan.uses);
     plan.shape = step_shape(plan.options);
+    if (o.ranks > 1 && o.zero > 0 && o.quant_weights == "none" && !one_type(plan.memory->weights.table))
+        plan.notes.push_back("sent: by rank 0; the weights are of several types, so a share's bytes depend on the rank");
     const bool as_text = json_file != "-";
     Json fit;
     if (as_text) {
@@ -337,7 +386,8 @@ int plan_command(int argc, char** argv) {
                     static_cast<long long>(c.n_kv_head), static_cast<long long>(c.head_size), static_cast<long long>(c.d_ff),
                     static_cast<long long>(c.vocab_size));
         std::printf("  %s parameters, %.3g FLOPs a token\n\n%s\n", with_commas(plan.memory->weights.table.count()).c_str(),
-                    plan.flops_per_token(), (precision_table(*plan.memory) + "\n" + memory_text(*plan.memory)).c_str());
+                    plan.flops_per_token(), (precision_table(*plan.memory) + "\n" + memory_text(*plan.memory, o.ranks)).c_str());
+        if (plan.memory->sharding) std::printf("%s\n", sent_text(plan).c_str());
     }
     if (limit > 0) {
         const std::string text = fit_text(plan, limit, arguments, fit);

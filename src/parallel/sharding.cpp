@@ -81,6 +81,32 @@ Sharding::Sharding(const DataParallel& how, WeightDoor& door, Arena& arena)
     }
 }
 
+Traffic Sharding::step_traffic() const {
+    const int64_t m = how_.ranks_per_node, M = how_.nodes(), P = how_.ranks;
+    Traffic traffic;
+    auto links = [&](Cargo cargo) -> Traffic::Links& { return traffic.sent[static_cast<size_t>(cargo)]; };
+    auto to_all = [&](Cargo cargo, int64_t bytes) {  // so many to each other rank
+        links(cargo).inside_node += (m - 1) * bytes, links(cargo).between_nodes += (P - m) * bytes;
+    };
+    for (const ParamPart& part : door_.table().parts) {
+        const int64_t n = part.size / P;
+        if (how_.quant.grads == Grads::none) {
+            // the shares are summed, and with --zero 0 the sums brought back
+            to_all(Cargo::gradients, (how_.zero == 0 ? 2 : 1) * n * size_of(door_.flat_gradients().dtype));
+        } else {
+            links(Cargo::gradients).inside_node += (m - 1) * M * message_bytes(n, first_);
+            links(Cargo::gradients).between_nodes += (M - 1) * message_bytes(n, second_);
+        }
+        if (how_.zero == 0) continue;
+        const int64_t own = part.begin + how_.rank * n;
+        to_all(Cargo::weights, how_.quant.weights == Weights::none ? stored_at(own + n) - stored_at(own) : message_bytes(n, weights_));
+    }
+    to_all(Cargo::other, size_of(Dtype::f64));  // losses
+    const int64_t squares = how_.optimizer_share().norm_pieces * door_.table().n_parts;
+    if (how_.zero > 0) to_all(Cargo::other, squares / P * size_of(Dtype::f64));
+    return traffic;
+}
+
 Tensor Sharding::gradients_of(int part) const {
     const ParamPart& range = range_of(part);
     return door_.flat_gradients().slice_rows(range.begin, range.size);

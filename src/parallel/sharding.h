@@ -49,6 +49,9 @@ public:
     Sharding(const DataParallel& how, WeightDoor& door, Arena& arena);
     void connect(Mesh& mesh) { world_ = &mesh.world(), node_ = &mesh.node(), across_ = &mesh.across(); }
 
+    // What this rank sends to others in a step, to the byte: from the shapes alone, before anything is allocated.
+    Traffic step_traffic() const;
+
     // A step begins: its number is part of what stochastic rounding takes its bits from.
     void begin_step(int64_t step) { step_ = step; }
     // All gradients of this step are committed: afterwards those that this rank's optimizer needs are the sums over all ranks, and so is

@@ -1,4 +1,5 @@
-// ./train plan and ./train bench as a person runs them: memory to the byte beside runs, what fits, and every mistake.
+// ./train plan and ./train bench as a person runs them: memory to the byte beside runs, also on several ranks; what fits, what is sent, and
+// every mistake.
 #include "kernels/quantize.h"
 #include "src/plan/kernel_call.h"
 #include "tests/plan/rates_file.h"
@@ -117,6 +118,93 @@ TEST_SUITE("plan") {
         CHECK(plan["step"]["seconds"] > 0);
         CHECK(plan["step"]["tok_per_s"].get<double>() == doctest::Approx(256 / plan["step"]["seconds"].get<double>()));
         CHECK(plan["machine"]["threads"] == 1);
+    }
+
+    int64_t number(const Json& object, const char* key) { return object.at(key).get<int64_t>(); }
+
+    TEST_CASE("plan: memory of a rank and what it sends are those of ZeRO's formulas") {
+        TempDir f;
+        // widths of which no part needs padding: all arrays are as large for any number of ranks
+        const std::string shape = "--preset tiny --n-layer 2 --d-model 128 --vocab-size 256 -t 64 -b 2 --total-batch-tokens 2048 ";
+        const Json alone = plan_of(f, shape + "--ranks 1");
+        CHECK(alone["sent"].is_null());
+        CHECK(plan_of(f, shape) == alone);
+        const int64_t W = number(alone["memory"], "weights"), G = number(alone["memory"], "gradients");
+        for (const int64_t P : {2, 4, 8}) {
+            CAPTURE(P);
+            const Json whole = plan_of(f, shape + format("--ranks %lld --zero 0", static_cast<long long>(P))),
+                       shared = plan_of(f, shape + format("--ranks %lld --zero 1", static_cast<long long>(P)));
+            for (const Json* plan : {&whole, &shared}) {
+                CHECK(number((*plan)["memory"], "weights") == W);
+                CHECK(number((*plan)["memory"], "gradients") == G);
+                CHECK(number((*plan)["step"], "tokens") == 2048);
+                CHECK(number((*plan)["step"], "micro_batches") == 16 / P);
+            }
+            // both moments are as large as the gradients; what lies beside them (the guard, lists of ranges) takes no 4 KiB
+            const int64_t saved = number(whole["memory"], "optimizer") - number(shared["memory"], "optimizer");
+            CHECK(std::abs(saved - 2 * G / P * (P - 1)) < 4096);
+            CHECK(std::abs(number(alone["memory"], "optimizer") - number(whole["memory"], "optimizer")) < 4096);
+
+            CHECK(number(whole["sent"], "gradients_inside") == 2 * (P - 1) * G / P);
+            CHECK(number(whole["sent"], "weights_inside") == 0);
+            CHECK(number(shared["sent"], "gradients_inside") == (P - 1) * G / P);
+            CHECK(number(shared["sent"], "weights_inside") == (P - 1) * W / P);
+            for (const char* key : {"gradients_between", "weights_between"}) CHECK(number(shared["sent"], key) == 0);
+        }
+        // P - m of the other P - 1 ranks are on other nodes
+        const Json nodes = plan_of(f, shape + "--ranks 8 --ranks-per-node 2 --zero 1");
+        CHECK(number(nodes["sent"], "gradients_inside") == G / 8);
+        CHECK(number(nodes["sent"], "gradients_between") == 6 * G / 8);
+        CHECK(number(nodes["sent"], "weights_between") == 6 * W / 8);
+
+        CHECK(run(f, "plan " + shape + "--ranks 8 --ranks-per-node 3").code == 2);
+        CHECK(run(f, "plan " + shape + "--ranks 3").code == 2);  // 32 rows
+        CHECK(run(f, "plan " + shape + "--ranks 0").code == 2);
+        const Result proposed = run(f, "plan --rates rates.json --ranks 4 --memory 1GiB " + shape);
+        CHECK(proposed.says("Memory of each of 4 ranks"));
+        CHECK(proposed.says("Sent in a step by each rank"));
+        CHECK(proposed.says("mpirun -np 4 ./train "));
+    }
+
+    TEST_CASE("plan: what a rank takes and sends is that of a run, to the byte") {
+        TempDir f;
+        if (shell(f, "command -v mpirun && ldd \"$TRAIN\" | grep libmpi").code != 0) {
+            MESSAGE("skipped: no mpirun, or a build without MPI");
+            return;
+        }
+        make_corpus(f);
+        const std::string mpirun =
+            "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 "
+            "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe OMP_WAIT_POLICY=passive; timeout 100 mpirun --bind-to none -np ";
+        // shares that are no multiple of a group, so that parts and messages are padded
+        const std::string shape =
+            "--preset tiny --n-layer 2 --d-model 36 --n-head 2 --d-ff 52 --device cpu "
+            "--data text_train_000000.bin ";
+        std::vector<std::pair<int, std::string>> runs;
+        for (const char* mesh : {"--ranks-per-node 1 ", "--ranks-per-node 2 ", "--ranks-per-node 4 "})
+            for (const char* how : {"--zero 0", "--zero 1", "--zero 1 --comm-quant zeropp", "--zero 1 --comm-quant sdp4bit"})
+                runs.push_back({4, "-t 64 -b 4 --total-batch-tokens 2048 " + std::string(mesh) + how});
+        runs.push_back({4, "-t 64 -b 4 --ranks-per-node 2 --zero 1 --quant-grads int8 --quant-weights int4"});
+        for (const char* zero : {"0", "1"})
+            runs.push_back({4, std::string("--ranks-per-node 2 --determinism ranks -b 1 -t 256 --total-batch-tokens 2048 --zero ") + zero});
+        runs.push_back(
+            {3, "-t 64 -b 4 --zero 1 --precision layercast --precision-of norm=fp32"});  // a share's bytes are not those of other ranks
+        for (const auto& [ranks, options] : runs) {
+            CAPTURE(ranks);
+            CAPTURE(options);
+            const std::string count = std::to_string(ranks);
+            const Json plan = plan_of(f, shape + "--ranks " + count + " " + options);
+            const Result trained = shell(f, "rm -rf run; " + mpirun + count + " \"$TRAIN\" " + shape +
+                                                "--threads 1 --max-steps 1 --sample-tokens 1 --out run " + options);
+            CAPTURE(trained.err);
+            REQUIRE(trained.code == 0);
+            const std::string log = read_file(f / "run/log.jsonl");
+            Json sent = Json::parse(log.substr(0, log.find('\n'))).at("sent");
+            CHECK(sent.erase("waited_ms") == 1);
+            CHECK(sent == plan["sent"]);
+            CHECK(number(sent, options.find("per-node 1") == std::string::npos ? "gradients_inside" : "gradients_between") > 0);
+            CHECK(Json::parse(read_file(f / "run/run.json"))["memory"] == plan["memory"]);
+        }
     }
 
     TEST_CASE("bench: a preset's calls, in the precision of this machine and in another") {

@@ -186,13 +186,13 @@ struct Page : View {
             "</style></head>\n<body><main>\n<div class=\"brand\">train.cu report</div><h1>" + name + "</h1>\n";
         const std::string charts = "<div class=\"charts\">\n" + all_charts(*this) + "</div>\n";
         if (!several()) {
-            text += commands() + cards() + verdicts() + charts + samples() + remarks() + arena_table(*this) + checkpoint_table(*this) +
-                    settings_lists(runs[0]);
+            text += commands() + cards() + verdicts() + charts + samples() + remarks() + sent_table(*this) + arena_table(*this) +
+                    checkpoint_table(*this) + settings_lists(runs[0]);
             std::string build = string_in(runs[0].settings, "build");
             if (!build.empty()) text += "<h2>Build</h2>\n<div class=\"panel\"><pre>" + escape_html(build) + "</pre></div>\n";
         } else {
             text += result_table(*this) + verdicts() + charts + spread_table(*this) + differing_settings(*this) + speed_table(*this) +
-                    arena_table(*this) + samples() + remarks() + checkpoint_table(*this) + commands();
+                    sent_table(*this) + arena_table(*this) + samples() + remarks() + checkpoint_table(*this) + commands();
         }
         return text + "</main></body></html>\n";
     }

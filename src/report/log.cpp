@@ -229,6 +229,11 @@ RunCurves read_log(const std::string& path) {
             r.power_w = number(record, "power_w", -1), r.temperature_c = number(record, "temperature_c", -1);
             r.sm_clock_mhz = number(record, "sm_clock_mhz", -1), r.joules_per_token = number(record, "joules_per_token", -1);
             r.throttled = text_of(record, "throttled");
+            if (auto sent = record.find("sent"); sent != record.end() && sent->is_object()) {
+                auto bytes = [&](const char* key) { return std::min(count(*sent, key), int64_t{1} << 60); };  // their sum is one too
+                r.traffic = {bytes("weights_inside"),    bytes("weights_between"), bytes("gradients_inside"),
+                             bytes("gradients_between"), bytes("other"),           number(*sent, "waited_ms", -1)};
+            }
             r.tokens = count(record, "tokens");
             r.skipped = text_of(record, "skipped"), r.time = number(record, "time");
             push_in_order(curves.steps, std::move(r));

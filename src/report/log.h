@@ -8,6 +8,7 @@
 //
 // A step counts the optimizer updates done: the first record is step 1, and a checkpoint of step k holds k updates.
 // On a GPU a step also has power_w, temperature_c, sm_clock_mhz, joules_per_token, and throttled where something holds the clocks down.
+// On several ranks a step has "sent": {"weights_inside":..., ..., "waited_ms":...}, a TrafficRecord of rank 0.
 // A number that is not finite is written as null; one that is unknown (mfu, gemm_fraction, bits per byte, hellaswag, ...) is left out.
 #pragma once
 
@@ -25,6 +26,8 @@ namespace traincu {
 struct TrafficRecord {
     int64_t weights_inside = 0, weights_between = 0, gradients_inside = 0, gradients_between = 0, other = 0;
     double waited_ms = -1;  // that the host stood still for others; below 0: one rank
+
+    int64_t bytes() const { return weights_inside + weights_between + gradients_inside + gradients_between + other; }
 };
 
 struct StepRecord {
@@ -58,10 +61,10 @@ class EventFile;
 // costs one warning on stderr and a count.
 class RunLog {
 public:
-    // Opens `path` (a log.jsonl); an empty one: nothing is written (a rank beside the one that writes). resumed_step >= 0: goes on with the run that is in it, without torn lines and without
-    // what was logged after that step, so that each step appears once. Below 0: a new run; an older log is kept as `path`.old.
-    // tensorboard: every record goes to an event file too, in the folder `tensorboard` beside the log.
-    // Throws Error(io) where the file cannot be opened: that is before training.
+    // Opens `path` (a log.jsonl); an empty one: nothing is written (a rank beside the one that writes). resumed_step >= 0: goes on with the
+    // run that is in it, without torn lines and without what was logged after that step, so that each step appears once. Below 0: a new
+    // run; an older log is kept as `path`.old. tensorboard: every record goes to an event file too, in the folder `tensorboard` beside the
+    // log. Throws Error(io) where the file cannot be opened: that is before training.
     RunLog(std::string path, int64_t resumed_step, bool tensorboard = false);
     ~RunLog();
     RunLog(const RunLog&) = delete;

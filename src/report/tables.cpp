@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "src/base/arena.h"
 #include "src/base/error.h"
@@ -149,6 +150,43 @@ std::string arena_table(const View& view) {
         return bytes_or_nothing(total);
     });
     return table.html("Memory", memory_bars(view, arenas));
+}
+
+std::string sent_table(const View& view) {
+    // The median over a run's steps of what `value` says of one; NaN where it ran on one rank.
+    auto median = [](const Run& run, auto value) {
+        std::vector<double> values;
+        for (const StepRecord& r : run.curves.steps)
+            if (r.traffic.waited_ms >= 0 && r.ms > 0) values.push_back(static_cast<double>(value(r)));
+        if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+        std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
+        return values[values.size() / 2];
+    };
+    RunTable table(view);
+    for (const char* name : {"ranks", "nodes"})
+        table.column(name, [&](const Run& run, const RunSummary&) {
+            return std::isfinite(median(run, [](const StepRecord& r) { return r.ms; })) && run.settings.contains(name)
+                       ? json_text(run.settings[name])
+                       : "";
+        });
+    auto bytes_column = [&](const char* head, auto bytes) {
+        table.column(head, [&](const Run& run, const RunSummary&) {
+            const double sent = median(run, [&](const StepRecord& r) { return bytes(r.traffic); });
+            return sent > 0 ? human_bytes(static_cast<int64_t>(sent)) : "";
+        });
+    };
+    bytes_column("weights, in the node", [](const TrafficRecord& t) { return t.weights_inside; });
+    bytes_column("weights, to other nodes", [](const TrafficRecord& t) { return t.weights_between; });
+    bytes_column("gradients, in the node", [](const TrafficRecord& t) { return t.gradients_inside; });
+    bytes_column("gradients, to other nodes", [](const TrafficRecord& t) { return t.gradients_between; });
+    bytes_column("other", [](const TrafficRecord& t) { return t.other; });
+    bytes_column("total", [](const TrafficRecord& t) { return t.bytes(); });
+    table.column("waited", [&](const Run& run, const RunSummary&) {
+        return known("%.0f %% of the step", median(run, [](const StepRecord& r) { return 100 * r.traffic.waited_ms / r.ms; }), true);
+    });
+    return table.html("Sent between ranks",
+                      "<div class=\"where\">By rank 0 in a step, medians. &#8220;Waited&#8221;: how long its host stood still for other "
+                      "ranks; ranks with GPUs of their own wait on these instead.</div>");
 }
 
 std::string spread_table(const View& view) {

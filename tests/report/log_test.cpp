@@ -46,7 +46,9 @@ TEST_SUITE("log") {
             StepRecord r = step_record(1, 1.0 / 3);
             r.mfu = 0.41, r.skipped = "loss is not finite";
             r.power_w = 412.5, r.temperature_c = 61, r.sm_clock_mhz = 1755, r.joules_per_token = 0.0125, r.throttled = "power cap";
+            r.traffic = {100, 200, 300, int64_t{1} << 40, 8, 12.5};
             log.step(r);
+            log.step(step_record(2, 1));
             log.validation({1, 2.25, 1.125, 4096, 0.2955});
             log.validation({2, 2.25});
             log.sample(1, "In the \"beginning\"\n\xFF\x00");
@@ -56,8 +58,14 @@ TEST_SUITE("log") {
             CHECK(log.warnings() == 0);
         }
         RunCurves c = read_log(path);
-        REQUIRE(c.steps.size() == 1);
+        REQUIRE(c.steps.size() == 2);
         CHECK(c.steps[0].loss == 1.0 / 3);  // every bit
+        const TrafficRecord& sent = c.steps[0].traffic;
+        CHECK(std::vector{sent.weights_inside, sent.weights_between, sent.gradients_inside, sent.gradients_between, sent.other} ==
+              std::vector<int64_t>{100, 200, 300, int64_t{1} << 40, 8});
+        CHECK(sent.waited_ms == 12.5);
+        CHECK(sent.bytes() == (int64_t{1} << 40) + 608);
+        CHECK(c.steps[1].traffic.waited_ms < 0);  // one rank
         CHECK(c.steps[0].mfu == 0.41);
         CHECK(c.steps[0].gemm_fraction < 0);
         CHECK(c.steps[0].tokens == 4096);

@@ -505,6 +505,46 @@ TEST_SUITE("report") {
         CHECK(read_curve_csv(csv).hellaswag.y == std::vector<double>{0.3125});
     }
 
+    TEST_CASE("html: what ranks sent, where there were several") {
+        TempDir folder;
+        auto step = [](int k, const char* sent) {
+            return format("{\"step\":%d,\"loss\":3,\"ms\":200%s}\n", k, *sent ? format(",\"sent\":{%s}", sent).c_str() : "");
+        };
+        const char* sent =
+            "\"weights_inside\":1048576,\"gradients_inside\":2097152,\"gradients_between\":3145728,\"other\":512,\"waited_ms\":";
+        written(folder, "ranks/log.jsonl",
+                step(1, (sent + std::string("150")).c_str()) + step(2, (sent + std::string("50")).c_str()) +
+                    step(3, (sent + std::string("20")).c_str()));
+        written(folder, "ranks/run.json", "{\"ranks\":4,\"nodes\":2}");
+        written(folder, "alone/log.jsonl", step(1, ""));
+        written(folder, "alone/run.json", "{\"ranks\":1,\"nodes\":1}");
+        const std::string out = folder / "page.html";
+        auto page = [&](const std::vector<std::string>& runs) {
+            write_report(runs, {}, 0, out);
+            return read_file(out);
+        };
+        auto cells = [](std::initializer_list<const char*> values) {
+            std::string text;
+            for (const char* value : values) text += std::string("<td class=\"number\">") + value + "</td>";
+            return text;
+        };
+        CHECK(page({folder / "alone"}).find("Sent between ranks") == std::string::npos);
+        const std::string numbers = cells({"4", "2", "1.00 MiB", "2.00 MiB", "3.00 MiB", "512 B", "6.00 MiB", "25 % of the step"});
+        const std::string one = page({folder / "ranks"}), two = page({folder / "ranks", folder / "alone"});
+        CHECK(imbalance(one) == "");
+        CHECK(one.find("weights, in the node") != std::string::npos);
+        CHECK(one.find("weights, to other nodes") == std::string::npos);  // none was sent
+        CHECK(one.find("<tr>" + numbers + "</tr>") != std::string::npos);
+        CHECK(two.find(numbers + "</tr>") != std::string::npos);
+        CHECK(two.find(cells({"", "", "", "", "", "", "", ""}) + "</tr>") != std::string::npos);
+        for (const char* odd : {"null", "7", "{}", "{\"waited_ms\":null}", "{\"other\":1e300,\"waited_ms\":1e308}",
+                                "{\"other\":9e17,\"weights_inside\":8e18,\"gradients_between\":8e18,\"waited_ms\":0}"}) {
+            CAPTURE(std::string(odd));
+            written(folder, "odd/log.jsonl", format("{\"step\":1,\"loss\":3,\"ms\":1,\"sent\":%s}\n", odd));
+            CHECK(imbalance(page({folder / "odd"})) == "");
+        }
+    }
+
     TEST_CASE("html: odd runs make a page too") {
         TempDir folder;
         std::string out = (folder / "page.html");

@@ -15,7 +15,7 @@ using Json = nlohmann::ordered_json;
 
 // Does this option say what is trained, or only how it is computed? The seed is neither: runs of a group may differ in it.
 bool says_what(const OptionRow& row) {
-    for (const char* name : {"precision", "precision-of", "master-weights", "fp32-products", "max-steps"})
+    for (const char* name : {"precision", "precision-of", "master-weights", "fp32-products", "max-steps", "quant-weights", "quant-grads"})
         if (std::strcmp(row.name, name) == 0) return true;
     return row.resume == OptionRow::Resume::same && std::strcmp(row.name, "seed") != 0;
 }

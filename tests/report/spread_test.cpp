@@ -56,6 +56,10 @@ TEST_SUITE("report") {
         CHECK(rows[1].far == 3);
         const std::string page = render_report(runs, {}, 0.02);
         for (const char* words : {"Circumstances", "precision bf16", "1.9e-01", "5.0e-01"}) CHECK(page.find(words) != std::string::npos);
+        // what is sent in few bits is another training
+        std::vector<Run> sent = {runs[0], runs[1], runs[1]};
+        sent[2].settings["options"]["quant-weights"] = "diff4";
+        CHECK(spreads(sent).size() == 2);
         // runs that are not the same training have no such table, nor have runs that differ in the seed alone
         for (const auto& other : {std::vector<Run>{runs[0], runs[2]}, std::vector<Run>{runs[2], runs[4]}}) {
             CHECK(spreads(other).empty());

@@ -39,7 +39,6 @@ namespace {
 
 struct Run {
     explicit Run(Mesh& ranks) : mesh(ranks) {}
-
     Mesh& mesh;  // the ranks: each has a Run, and rank 0 writes and speaks
     Options options;
     std::string command;
@@ -131,7 +130,8 @@ void restore(Run& run) {
                 run.directory.path.c_str());
     const bool writes = run.mesh.rank() == 0;
     if (writes)
-        write_run_json(run.directory, run.options, run.command, run_facts(*run.memory, run.mesh, run.stream, run.threads, run.machine));
+        write_run_json(run.directory, options_to_keep(run.options, run.mesh), run.command,
+                       run_facts(*run.memory, run.mesh, run.stream, run.threads, run.machine));
     run.log = std::make_unique<RunLog>(writes ? run.directory.path + "/log.jsonl" : "",
                                        run.directory.resumes() ? run.directory.checkpoint->step : -1, writes && run.options.tensorboard);
     if (run.directory.resumes()) {
@@ -151,7 +151,7 @@ void restore(Run& run) {
 
 // A checkpoint that cannot be written is worth a warning; three in a row end the run, and so does `required` (the last one).
 void save(Run& run, bool required) try {
-    const std::string path = save_run_state(run.io, run.directory, state_of(run), run.options);
+    const std::string path = save_run_state(run.io, run.directory, state_of(run), options_to_keep(run.options, run.mesh));
     if (path.empty()) return;  // rank 0's matter
     std::printf("saved %s\n", path.c_str());
     run.log->checkpoint(run.step, path);

@@ -55,6 +55,12 @@ Options start_ranks(int argc, char** argv, Mesh& mesh) {
     return options;
 }
 
+Options options_to_keep(const Options& options, const Mesh& mesh) {
+    Options o = options;
+    o.ranks_per_node = mesh.wanted_ranks_per_node();
+    return o;
+}
+
 RunDirectory open_run_directory(Io& io, Options& options, Mesh& mesh) {
     RunDirectory directory;
     if (mesh.rank() == 0) directory = open_run_directory(io, options);

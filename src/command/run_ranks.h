@@ -10,6 +10,9 @@ namespace traincu {
 // notes are not said. Error(usage), on all ranks, where their options or builds differ.
 Options start_ranks(int argc, char** argv, Mesh& mesh);
 
+// What run.json and checkpoints say, from which a later run may take its options on other hosts: --ranks-per-node as it was given.
+Options options_to_keep(const Options& options, const Mesh& mesh);
+
 // open_run_directory(), by rank 0; the others get its path and checkpoint, not its lock. options.out becomes the same on all.
 RunDirectory open_run_directory(Io& io, Options& options, Mesh& mesh);
 

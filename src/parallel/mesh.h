@@ -68,6 +68,7 @@ public:
     int size() const { return world_->size(); }
     int ranks_per_node() const { return node_->size(); }
     int nodes() const { return across_->size(); }
+    int wanted_ranks_per_node() const { return options_.ranks_per_node; }  // 0: as the hosts are
 
     // Among the ranks of this host, whatever ranks_per_node pretends: which of its GPUs is this rank's.
     int local_rank() const { return local_rank_; }

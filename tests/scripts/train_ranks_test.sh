@@ -2,7 +2,7 @@
 # Training on several ranks under mpirun, tiny models on a text made here: the same bits for any number of ranks at --determinism ranks,
 # checkpoints that go from one number of ranks to another, gradients and weights in few bits and the bytes that are then sent, what is
 # refused, and what becomes of a run when one of its ranks dies, hangs, is told to stop or cannot write. Uses ./train (or $TRAIN_BINARY).
-# shellcheck disable=SC2016,SC2086,SC2317  # the ranks' shells expand their own variables; options are words
+# shellcheck disable=SC2012,SC2016,SC2034,SC2086,SC2317  # shells of ranks expand their own variables; options are words; names are plain
 # shellcheck source=tests/scripts/check.sh
 . "$(dirname "$0")/check.sh"
 cd "$repo" || exit 1
@@ -76,13 +76,21 @@ ranks 4 documents-4 $workers --packing documents --zero 1
 same_as "train ranks: 4 ranks, whole documents packed" documents documents-4
 holds "train ranks: which are other rows" [ "$(figures documents)" != "$(figures fp32)" ]
 
-# ---- 2. Without that level. What differs is the order of sums of f32: a gradient's rounding, about 1e-7 of it, which AdamW's division by
-# its own size carries to the weights; after few steps the losses are within some 1e-6 of one another.
+# Weights of two types, so shares of unequal bytes, and masters that are the lower halves of weights
+mixed="--precision layercast --master-weights split --precision-of norm=fp32,embedding=fp32,lm_head=fp32"
+ranks 1 mixed $workers $mixed
+ranks 4 mixed-4 $workers $mixed --zero 1
+same_as "train ranks: 4 ranks, weights of two types and split masters: the bits of one" mixed mixed-4
+run timeout 100 mpirun -np 1 "$train" $common --out "$tmp/launched" $workers
+same_as "train ranks: one rank that mpirun starts" fp32 launched
+
+# ---- 2. Without that level sums of f32 have another order. That moves a gradient by about 6e-8 of its size (half a unit of its last
+# place), weights by as much of a step, and the loss by far less: seen 4e-10, and no more than 1e-7 is accepted.
 steps="--total-batch-tokens 1536 --max-steps 5"
 ranks 1 plain $steps
 for zero in 0 1; do
     ranks 3 "plain-3-$zero" $steps --zero $zero
-    near_as "train ranks: 3 ranks, --zero $zero: the loss of one" plain "plain-3-$zero" 1e-5
+    near_as "train ranks: 3 ranks, --zero $zero: the loss of one" plain "plain-3-$zero" 1e-7
 done
 holds "train ranks: 3 ranks, --zero 0 and 1 have the same bits" same plain-3-0 plain-3-1
 ranks 3 plain-3-again $steps --zero 1
@@ -103,18 +111,26 @@ steps="--total-batch-tokens 6144 --max-steps 6 --checkpoint-every 3 --resume aut
 ranks 4 whole-run $steps --zero 0
 before resumed-3 whole-run
 ranks 3 resumed-3 $steps --zero 1
-near_as "train ranks: resumed by 3, the loss of the run that was not stopped" whole-run resumed-3 1e-5
+near_as "train ranks: resumed by 3, the loss of the run that was not stopped" whole-run resumed-3 1e-7
+cp -r "$tmp/whole-run" "$tmp/by-config"
+run timeout 100 mpirun -np 2 --bind-to none "$train" --config "$tmp/whole-run/run.json" --out "$tmp/by-config" --max-steps 8
+expect "train ranks: two ranks take over the options of four: --config RUN/run.json" 0 'resumed from .*step_0000000006' 'saved .*step_0000000008'
 
 # With differences of weights ranks compute with other weights than the masters: both are saved.
 steps="--total-batch-tokens 1024 --max-steps 6 --checkpoint-every 3 --resume auto --comm-quant sdp4bit --zero 1 --ranks-per-node 2"
-ranks 4 sdp $steps
-expect "train ranks: SDP4Bit on 2 x 2 ranks" 0 'saved .*step_0000000003'
-before sdp-4 sdp
-ranks 4 sdp-4 $steps
-same_as "train ranks: SDP4Bit, resumed: the bits of the run that was not stopped" sdp sdp-4
-before sdp-1 sdp
-ranks 1 sdp-1 $steps
-near_as "train ranks: SDP4Bit, resumed by one rank" sdp sdp-1 0.01
+for precision in fp32 bf16; do
+    ranks 4 sdp-$precision $steps --precision $precision
+    expect "train ranks: SDP4Bit on 2 x 2 ranks, $precision" 0 'saved .*step_0000000003'
+    before sdp-$precision-4 sdp-$precision
+    ranks 4 sdp-$precision-4 $steps --precision $precision
+    same_as "train ranks: SDP4Bit, resumed: the bits of the run that was not stopped" sdp-$precision sdp-$precision-4
+done
+before sdp-2 sdp-fp32
+ranks 2 sdp-2 $steps --precision fp32
+near_as "train ranks: SDP4Bit, resumed by two ranks" sdp-fp32 sdp-2 0.001
+before sdp-1 sdp-fp32
+run "$train" $common --out "$tmp/sdp-1" --total-batch-tokens 1024 --max-steps 6 --resume auto --precision fp32
+near_as "train ranks: SDP4Bit, resumed by one rank in full precision" sdp-fp32 sdp-1 0.001
 
 # ---- 4. In few bits. Padded parts and messages decide what rank 0 sends in a step, which the log says to the byte:
 #   weights     a share of each part, as a message, to all others
@@ -212,6 +228,9 @@ run timeout 60 mpirun -np 1 --bind-to none "$train" $common --out "$tmp/refused"
 expect "train ranks: ranks with other options are refused" 2 '^error: rank 0: the options of rank 1 are not those of rank 0' 'one command line'
 holds "train ranks: once, and nothing is left behind" eval 'once && [ ! -e "$tmp/refused" ]'
 
+run timeout 60 mpirun -np 1 --bind-to none "$train" $common --out "$tmp/refused" : -np 1 --bind-to none "$train" $common --out "$tmp/refused" --zero x
+holds "train ranks: a mistake of one rank alone is said by it" grep -q '^error: rank 1: .*zero' "$tmp/err"
+
 # ---- 6. Faults. start RANKS OUT OPTION...: trains in the background, without an end; the ranks' process ids to $tmp/pid.RANK, exit codes
 # to $tmp/code.RANK, what they say to $tmp/said.RANK. A rank's shell stays until all have ended, so that mpirun does not end the others.
 start() {
@@ -276,6 +295,14 @@ for out in "stopped-USR1 --resume auto" never-stopped; do
     ranks 3 $out --zero 1 --total-batch-tokens 1536 --lr-schedule constant --max-steps $((step + 2))
 done
 same_as "train ranks: a run that goes on after it has the bits of one that was not stopped" never-stopped stopped-USR1
+
+# To mpirun, which passes it on to all: as a user or a batch system asks a run to stop. The ranks wait for rank 0 to have saved.
+out=$tmp/asked
+timeout 60 mpirun -np 3 --bind-to none "$train" $common --out "$out" --zero 1 --total-batch-tokens 1536 --max-steps 1000000 > "$tmp/out" 2> "$tmp/err" < /dev/null &
+mpirun=$!
+trained 7 && kill -USR1 "$(tr -d ' ' < /proc/$mpirun/task/$mpirun/children)"
+status=0; wait $mpirun || status=$?
+expect "train ranks: SIGUSR1 to mpirun: saved" 75 'stopping after step .*: signal received' 'saved .*step_'
 
 touch "$tmp/in-the-way"
 start 3 in-the-way

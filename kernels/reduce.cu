@@ -55,6 +55,12 @@ __global__ void __launch_bounds__(1024) sum_partials_kernel(double* total, const
 
 constexpr int sum_unit = 256, sum_warps = 32;
 
+__device__ inline double in_double(double x) { return x; }
+template <class T>
+__device__ double in_double(T x) {
+    return static_cast<double>(to_float(x));
+}
+
 // total[0] += x, unit by unit.
 template <class T>
 __global__ void __launch_bounds__(sum_warps* warp_size) sum_units_kernel(double* total, const T* x, int64_t n) {
@@ -64,15 +70,15 @@ __global__ void __launch_bounds__(sum_warps* warp_size) sum_units_kernel(double*
     double result = threadIdx.x == 0 ? *total : 0;
     for (int64_t first = 0; first < n; first += warps * sum_unit) {
         const int64_t begin = first + warp * sum_unit + lane;
-        float values[sum_unit / warp_size];
+        double values[sum_unit / warp_size];
 #pragma unroll
         for (int r = 0; r < sum_unit / warp_size; r++) {
             const int64_t i = begin + r * warp_size;
-            values[r] = i < n ? to_float(x[i]) : 0.0f;
+            values[r] = i < n ? in_double(x[i]) : 0.0;
         }
         double sum = 0;
 #pragma unroll
-        for (int r = 0; r < sum_unit / warp_size; r++) sum += static_cast<double>(values[r]);
+        for (int r = 0; r < sum_unit / warp_size; r++) sum += values[r];
         sum = warp_sum(sum);
         if (lane == 0) sums[warp] = sum;
         __syncthreads();
@@ -86,11 +92,13 @@ __global__ void __launch_bounds__(sum_warps* warp_size) sum_units_kernel(double*
 void sum(Tensor total, Tensor x, Stream& stream) {
     const int64_t n = x.numel();
     if (n == 0) return;
-    dispatch_stored(x.dtype, [&](auto stored) {
+    auto add_up = [&](auto stored) {
         using T = decltype(stored);
         launch(sum_units_kernel<T>, dim3(1), dim3(threads_for(div_ceil(n, sum_unit) * warp_size, sum_warps * warp_size)), 0, stream,
                total.as<double>(), x.as<T>(), n);
-    });
+    };
+    if (x.dtype == Dtype::f64) return add_up(double{});
+    dispatch_stored(x.dtype, add_up);
 }
 
 void sum_squares(Tensor total, Tensor x, Stream& stream) {

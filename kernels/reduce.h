@@ -11,9 +11,9 @@
 //                each thread a run of them, and then all at once to the total: a call is one whole
 // Within a block the CPU has 16 interleaved sums, the GPU one for each thread and then a fixed tree.
 //
-// Shapes: x of any shape, contiguous, of f32, bf16 or f64 (CPU); total (1) f64, added to: the caller zeroes it. It stays where the
-// stream computes, so that nobody waits for it. On the GPU sum is one block of threads' work, which suits the losses of a call and nothing
-// longer.
+// Shapes: x of any shape, contiguous, of f32, bf16 or f64 (sum_squares: on a CPU); total (1) f64, added to: the caller zeroes it. It
+// stays where the stream computes, so that nobody waits for it. On the GPU sum is one block of threads' work, which suits the losses of a
+// call and nothing longer.
 // Bytes per element: s, its size. FLOPs per element: 1 and 2.
 #pragma once
 

@@ -38,6 +38,13 @@ TEST_SUITE("reduce") {
                 CHECK(sum_squares(x) == doctest::Approx(static_cast<double>(squares)).epsilon(1e-13));
             }
         }
+        for (int64_t n : {1, 300, 10001}) {  // sums of sums, on a GPU too
+            Pool pool;
+            const Tensor x = pool.normal(Dtype::f64, {n});
+            long double total = 0;
+            for (int64_t i = 0; i < n; i++) total += static_cast<long double>(Pool::get(x, i));
+            CHECK(std::abs(sum(x) - static_cast<double>(total)) < 1e-13 * static_cast<double>(n));
+        }
         Pool pool;
         Tensor x = pool.normal(Dtype::f32, {3, 5, 7}), flat(x.data, Dtype::f32, {105});
         CHECK(sum(x) == sum(flat));

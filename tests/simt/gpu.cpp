@@ -79,7 +79,7 @@ gpu::DeviceInfo& device() {
 gpu::DeviceInfo device_before;
 
 // Addresses that nobody may touch: what a card's memory would be, of any size.
-constexpr uintptr_t made_up_begin = uintptr_t{1} << 45, made_up_end = uintptr_t{1} << 46;
+constexpr uintptr_t made_up_begin = uintptr_t{3} << 43, made_up_end = uintptr_t{5} << 44;
 uintptr_t made_up_next = made_up_begin;
 void* made_up(int64_t bytes) {
     made_up_next += (static_cast<uintptr_t>(bytes) / 256 + 2) * 256;

@@ -17,7 +17,7 @@ run make CUDA=1 NVCC= found;                                           expect "m
 run make CXX='g++ -nostdinc -nostdinc++' found;                        expect "makefile: what is not there is said to be missing, with a remedy" 2 '^oneDNN .*not found' '^BPE .*not found' '^missing .*cli11.*setup.sh'
 run make CUDA=0 found;                                                 expect "makefile: CUDA=0 is content" 0 '^CUDA'
 
-run make CUDA=1 NCCL=0 found;                                          expect "makefile: NCCL=0 leaves it" 0 '^NCCL .*not used: NCCL=0'
+run make CUDA=1 CUDA_HOME="$tmp/toolkit" NCCL=0 found;                  expect "makefile: NCCL=0 leaves it" 0 '^NCCL .*not used: NCCL=0'
 run make CUDA=1 CUDA_HOME="$tmp/toolkit" CXX='g++ -nostdinc -nostdinc++' found; expect "makefile: no NCCL, and that is said" 2 '^NCCL .*not found: ranks send through MPI.*libnccl-dev'
 run make CUDA=1 CUDA_HOME="$tmp/toolkit" CXX='g++ -nostdinc -nostdinc++' NCCL=1 found; expect "makefile: NCCL=1 without NCCL is refused, with a remedy" 2 'NCCL=1 needs nccl.h' 'NCCL=0'
 mkdir "$tmp/toolkit/include"

@@ -165,8 +165,10 @@ def sent_by_formula(options, ranks, nodes):
 def sdp4bit(out, args):
     run = lambda arm, seed: os.path.join(out, f"{arm}-seed{seed}")
     arms, seeds = args.arms.split(), args.seeds.split()
-    ends = {arm: [losses(run(arm, seed))[1][-1] for seed in seeds] for arm in arms}
-    changes = {arm: [100 * (end / base - 1) for end, base in zip(ends[arm], ends["none"])] for arm in arms}
+    done = lambda arm: [seed for seed in seeds if os.path.exists(os.path.join(run(arm, seed), "done"))]  # of a study that was stopped not all
+    end = lambda arm, seed: losses(run(arm, seed))[1][-1]
+    ends = {arm: [end(arm, seed) for seed in done(arm)] for arm in arms}
+    changes = {arm: [100 * (end(arm, seed) / end("none", seed) - 1) for seed in done(arm)] for arm in arms}
     known = {arm: json.load(open(os.path.join(run(arm, seeds[0]), "run.json"))) for arm in arms}
     first = known["none"]
     steps, parameters = first["options"]["max-steps"], first["parameters"]
@@ -180,7 +182,7 @@ def sdp4bit(out, args):
         row(arm, known[arm]["options"]["quant-weights"], known[arm]["options"]["quant-grads"],
             f"{statistics.mean(ends[arm]):.4f} ({each(ends[arm], '.4f')})",
             "-" if arm == "none" else f"{statistics.mean(changes[arm]):+.2f} ({each(changes[arm], '+.2f')})",
-            f"{max(ends[arm]) - min(ends[arm]):.4f}" if len(seeds) > 1 else "-")
+            f"{max(ends[arm]) - min(ends[arm]):.4f}" if len(ends[arm]) > 1 else "-")
 
     print("\n## What was to be shown\n")
     head("claim", "found, %", "holds")

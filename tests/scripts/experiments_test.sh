@@ -130,6 +130,8 @@ wide = [n * 16 for n in shares(2048)]
 check("sdp4bit", diff4, 2 * sum(up(n * codes8) for n in wide), sum(up(n * codes4) for n in wide))
 check("zeropp", sum(up(n * (2048 + 4)) for n in shares(2048)), 2 * sum(up(n * codes4) for n in wide), sum(up(n * codes4) for n in wide))
 END
+python3 scripts/experiments/tables.py sdp4bit $out --arms 'none diff4 two-level two-level-hadamard sdp4bit zeropp int4' --seeds '1 2' > stopped.md
+holds "experiments: of a study that was stopped, the table is that of the runs that ended" cmp stopped.md $out/table.md
 holds "experiments: the page has all arms" [ "$(tr '>' '\n' < $out/report.html | grep -c 'two-level-hadamard-seed1')" -gt 0 ]
 holds "experiments: the formula is the paper's: bytes of 393,216 numbers on 2 x 2 ranks, of 10,485,760 on 2 x 4" python3 - <<'END'
 import sys
